@@ -1,0 +1,217 @@
+package cni
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+
+	"github.com/containernetworking/cni/pkg/utils"
+)
+
+// Attachment is one interface in a container's namespace.
+type Attachment struct {
+	Network     string
+	ContainerID string // what the plugins are told
+	Interface   string
+	MAC         string
+	IPs         []string // with prefix length
+	MTU         int      // 0 leaves it to the plugins
+}
+
+// maxCacheEntry bounds a file of libcni's cache. They hold a configuration and a result, a few KiB.
+const maxCacheEntry = 1 << 20
+
+// cacheEntry is what libcni writes beside its results (libcni/api.go, cachedInfo).
+type cacheEntry struct {
+	Kind        string `json:"kind"`
+	ContainerID string `json:"containerId"`
+	IfName      string `json:"ifName"`
+	NetworkName string `json:"networkName"`
+	NetNS       string `json:"netns"`
+}
+
+// Attached lists the attachments recorded for a namespace, without what only the live namespace knows. same says
+// whether a recorded path means the wanted namespace.
+func (h *Host) attached(same func(path string) bool) ([]Attachment, error) {
+	dir := filepath.Join(h.cacheDir, "results")
+	files, err := os.ReadDir(dir)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("read CNI result cache: %w", err)
+	}
+	var found []Attachment
+	for _, f := range files {
+		entry, err := readCacheEntry(filepath.Join(dir, f.Name()))
+		if err != nil {
+			h.log.Warn("CNI result cache entry skipped", "err", err)
+			continue
+		}
+		if entry.IfName == "" || entry.NetworkName == "" || entry.IfName == "lo" || !same(entry.NetNS) {
+			continue
+		}
+		found = append(found, Attachment{
+			Network: entry.NetworkName, ContainerID: entry.ContainerID, Interface: entry.IfName,
+		})
+	}
+	slices.SortFunc(found, func(a, b Attachment) int { return compare(a.Interface, b.Interface) })
+	return found, nil
+}
+
+func compare(a, b string) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}
+
+func readCacheEntry(path string) (cacheEntry, error) {
+	var entry cacheEntry
+	info, err := os.Stat(path)
+	if err != nil {
+		return entry, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxCacheEntry {
+		return entry, fmt.Errorf("%s is not a cache file", path)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return entry, err
+	}
+	if err := json.Unmarshal(data, &entry); err != nil {
+		return entry, fmt.Errorf("decode %s: %w", path, err)
+	}
+	return entry, nil
+}
+
+// Recorded lists the attachments that the cache has for the namespace at path, whatever the namespace holds now. It is
+// what Detach needs after the container died.
+func (h *Host) Recorded(path string) ([]Attachment, error) {
+	return h.attached(samePath(path))
+}
+
+// Forget removes what the cache has on the loopback of a namespace that is about to go. There is nothing to detach: the
+// loopback goes with its namespace.
+func (h *Host) Forget(path string) error {
+	dir := filepath.Join(h.cacheDir, "results")
+	files, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("read CNI result cache: %w", err)
+	}
+	same := samePath(path)
+	var errs []error
+	for _, f := range files {
+		name := filepath.Join(dir, f.Name())
+		entry, err := readCacheEntry(name)
+		if err != nil || entry.IfName != "lo" || !same(entry.NetNS) {
+			continue
+		}
+		if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("forget loopback of %s: %w", path, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Attached lists the interfaces of the namespace at path as CNI attached them, with their addresses. ErrForeign names
+// interfaces that came there in another way, which no destination could make again.
+func (h *Host) Attached(path string) ([]Attachment, error) {
+	recorded, err := h.Recorded(path)
+	if err != nil {
+		return nil, err
+	}
+	links, err := Links(path)
+	if err != nil {
+		return nil, err
+	}
+	return match(path, recorded, links)
+}
+
+// match gives each recorded attachment its live addresses.
+func match(path string, recorded []Attachment, links []Link) ([]Attachment, error) {
+	var (
+		out     []Attachment
+		foreign []string
+	)
+	for _, link := range links {
+		i := slices.IndexFunc(recorded, func(a Attachment) bool { return a.Interface == link.Name })
+		switch {
+		case i >= 0:
+			a := recorded[i]
+			a.MAC, a.IPs, a.MTU = link.MAC, link.IPs, link.MTU
+			out = append(out, a)
+		case !link.Dormant():
+			foreign = append(foreign, link.Name)
+		}
+	}
+	if len(foreign) > 0 {
+		return nil, fmt.Errorf("%w in %s: %v", ErrForeign, path, foreign)
+	}
+	for _, a := range recorded {
+		if !slices.ContainsFunc(out, func(o Attachment) bool { return o.Interface == a.Interface }) {
+			return nil, fmt.Errorf("CNI recorded interface %s of network %q in %s, but it is gone", a.Interface, a.Network, path)
+		}
+	}
+	return out, nil
+}
+
+// samePath compares paths by name and, as /var/run is a link to /run, by what they lead to. A bind-mounted namespace
+// has its own device and inode, so two paths of one namespace compare equal too.
+func samePath(path string) func(string) bool {
+	want, wantOK := identity(path)
+	return func(other string) bool {
+		if other == "" {
+			return false
+		}
+		if filepath.Clean(other) == filepath.Clean(path) {
+			return true
+		}
+		have, ok := identity(other)
+		return ok && wantOK && have == want
+	}
+}
+
+type fileID struct{ dev, ino uint64 }
+
+func identity(path string) (fileID, bool) {
+	var st syscall.Stat_t
+	if path == "" || syscall.Stat(path, &st) != nil {
+		return fileID{}, false
+	}
+	return fileID{uint64(st.Dev), st.Ino}, true
+}
+
+// Validate checks what a peer says of an attachment before any of it reaches a plugin or a path.
+func (a Attachment) Validate() error {
+	if err := utils.ValidateNetworkName(a.Network); err != nil {
+		return fmt.Errorf("attachment: network name %q: %s", a.Network, err.Msg)
+	}
+	if err := utils.ValidateContainerID(a.ContainerID); err != nil {
+		return fmt.Errorf("attachment: container id %q: %s", a.ContainerID, err.Msg)
+	}
+	if err := utils.ValidateInterfaceName(a.Interface); err != nil {
+		return fmt.Errorf("attachment: interface name %q: %s", a.Interface, err.Msg)
+	}
+	if _, err := net.ParseMAC(a.MAC); a.MAC != "" && err != nil {
+		return fmt.Errorf("attachment %s: MAC address: %w", a.Interface, err)
+	}
+	for _, ip := range a.IPs {
+		if _, err := netip.ParsePrefix(ip); err != nil {
+			return fmt.Errorf("attachment %s: address: %w", a.Interface, err)
+		}
+	}
+	if a.MTU < 0 || a.MTU > 1<<16 {
+		return fmt.Errorf("attachment %s: MTU %d is out of range", a.Interface, a.MTU)
+	}
+	return nil
+}

@@ -1,0 +1,28 @@
+package containerd
+
+import (
+	"context"
+	"fmt"
+
+	"migrate/internal/engine"
+)
+
+// Adopt implements engine.Engine. The restart monitor sees the container from here on. An image record that another
+// migration made and took back while this one counted on it is made again.
+func (e *Engine) Adopt(ctx context.Context, c *engine.Container) error {
+	ctx, cancel := e.call(ctx, callLimit)
+	defer cancel()
+	record, err := e.record(ctx, c.ID)
+	if err != nil {
+		return fmt.Errorf("adopt: %w", err)
+	}
+	record.Spec = rawAny{specType, c.Spec}
+	record.Labels = adoptedLabels(c.Labels)
+	if _, err := e.client.ContainerService().Update(ctx, record, "spec", "labels"); err != nil {
+		return fmt.Errorf("adopt %s: %w", e.what(c.ID), err)
+	}
+	if _, err := e.createImage(ctx, record.Image, c.Image); err != nil {
+		return fmt.Errorf("adopt %s: %w", e.what(c.ID), err)
+	}
+	return nil
+}

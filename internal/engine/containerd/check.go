@@ -1,0 +1,135 @@
+package containerd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"strings"
+
+	"github.com/containerd/errdefs"
+
+	"migrate/internal/cni"
+	"migrate/internal/engine"
+)
+
+// CheckFree implements engine.Engine. It asks everything before the first byte is shipped, and changes nothing.
+func (e *Engine) CheckFree(ctx context.Context, c *engine.Container) error {
+	ctx, cancel := e.call(ctx, callLimit)
+	defer cancel()
+	if err := validContainer(c); err != nil {
+		return err
+	}
+	for _, check := range []func(context.Context, *engine.Container) error{
+		e.checkTools, e.checkRuntime, e.checkID, e.checkSnapshot, e.checkNetwork,
+	} {
+		if err := check(ctx, c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkTools compares runc and CRIU with the oldest that can restore here.
+func (e *Engine) checkTools(ctx context.Context, _ *engine.Container) error {
+	kernel, err := kernelRelease()
+	if err != nil {
+		return err
+	}
+	if err := checkTool("runc", e.opts.Runc, e.toolVersion(ctx, e.opts.Runc, runcVersion), oldestRunc, ""); err != nil {
+		return err
+	}
+	oldest, why := oldestCRIU(kernel)
+	return checkTool("CRIU", e.opts.CRIU, e.toolVersion(ctx, e.opts.CRIU, criuVersion), oldest, why)
+}
+
+// checkRuntime asks containerd for the shim and the snapshotter. A peer's runtime options must be ones it may choose.
+func (e *Engine) checkRuntime(ctx context.Context, c *engine.Container) error {
+	if !strings.HasPrefix(c.Runtime, runtimePrefix) {
+		return fmt.Errorf("runtime %q: %w: only %sv2 restores", c.Runtime, engine.ErrUnsupported, runtimePrefix)
+	}
+	if _, err := e.client.RuntimeInfo(ctx, c.Runtime, nil); err != nil && !errdefs.IsNotImplemented(err) {
+		return fmt.Errorf("runtime %q does not answer on this host: install its shim where containerd finds it: %w", c.Runtime, err)
+	}
+	if _, err := safeRuntimeOptions(c.RuntimeOpts); err != nil {
+		return err
+	}
+	if !overlays(c.Snapshotter) && c.Snapshotter != native {
+		return unfit(c.Snapshotter)
+	}
+	plugins, err := e.client.IntrospectionService().Plugins(ctx, "type==io.containerd.snapshotter.v1", "id=="+c.Snapshotter)
+	if err != nil {
+		return fmt.Errorf("ask containerd for its snapshotters: %w", err)
+	}
+	for _, p := range plugins.Plugins {
+		if p.ID == c.Snapshotter && p.InitErr == nil {
+			return nil
+		}
+	}
+	return fmt.Errorf("snapshotter %q is not available on this host: see `ctr plugins ls`: %w", c.Snapshotter, engine.ErrUnsupported)
+}
+
+func (e *Engine) checkID(ctx context.Context, c *engine.Container) error {
+	_, err := e.client.ContainerService().Get(ctx, c.ID)
+	switch {
+	case errdefs.IsNotFound(err):
+		return nil
+	case err != nil:
+		return fmt.Errorf("look up %s: %w", e.what(c.ID), err)
+	}
+	return fmt.Errorf("%s %w on this host: remove it, or choose another name", e.what(c.ID), engine.ErrExists)
+}
+
+func (e *Engine) checkSnapshot(ctx context.Context, c *engine.Container) error {
+	_, err := e.snapshotter(c.Snapshotter).Stat(ctx, c.SnapshotKey)
+	switch {
+	case errdefs.IsNotFound(err):
+		return nil
+	case err != nil:
+		return fmt.Errorf("look up snapshot %q: %w", c.SnapshotKey, err)
+	}
+	return fmt.Errorf("snapshot %q %w on this host and belongs to no container of that name: remove it with `ctr -n %s snapshots --snapshotter %s rm %s`",
+		c.SnapshotKey, engine.ErrExists, e.opts.Namespace, c.Snapshotter, c.SnapshotKey)
+}
+
+func (e *Engine) checkNetwork(_ context.Context, c *engine.Container) error {
+	if c.Network.Mode != engine.NetworkCNI {
+		return nil
+	}
+	if err := cni.CheckPathFree(c.Network.NetNS); err != nil {
+		return taken(err)
+	}
+	for _, a := range c.Network.Attachments {
+		if err := e.cni.Check(hostAttachment(a)); err != nil {
+			return taken(err)
+		}
+	}
+	return nil
+}
+
+// taken gives package cni's error its meaning in package engine.
+func taken(err error) error {
+	if errors.Is(err, cni.ErrInUse) {
+		return fmt.Errorf("%w: %w", engine.ErrExists, err)
+	}
+	return err
+}
+
+// checkTool compares a tool's version with the oldest that will do.
+func checkTool(name, binary, have string, oldest version, why string) error {
+	if have == "" {
+		path, err := exec.LookPath(binary)
+		if err != nil {
+			return fmt.Errorf("%s is missing on this host (%s): install it, or name its binary: %w", name, binary, err)
+		}
+		return fmt.Errorf("%s at %s does not tell its version: reinstall it", name, path)
+	}
+	v, err := parseVersion(have)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	if v.less(oldest) {
+		return fmt.Errorf("%s %s is too old%s: install %s or newer: %w", name, have, why, oldest, engine.ErrUnsupported)
+	}
+	return nil
+}

@@ -1,0 +1,123 @@
+package containerd
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/api/types/runc/options"
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/typeurl/v2"
+
+	"migrate/internal/engine"
+)
+
+// handles gathers what a dump needs.
+func (e *Engine) handles(ctx context.Context, s *subject, c *engine.Container) (*engine.Handles, error) {
+	r := s.record
+	mounts, err := e.snapshotter(r.Snapshotter).Mounts(ctx, r.SnapshotKey)
+	if err != nil {
+		return nil, fmt.Errorf("look up mounts of snapshot %q: %w", r.SnapshotKey, err)
+	}
+	upper, err := upperDir(r.Snapshotter, mounts)
+	if err != nil {
+		return nil, err
+	}
+	pids, err := e.pids(ctx, r.ID)
+	if err != nil {
+		return nil, err
+	}
+	opts := e.runtimeOptions(r)
+	h := &engine.Handles{
+		Status: status(s.process), Pid: int(s.process.Pid),
+		RuntimeRoot: e.runtimeRoot(opts), RuntimeID: r.ID, RuntimePath: e.opts.Runc,
+		Upper: upper, NetNS: c.Network.NetNS, Pids: pids,
+	}
+	if opts.BinaryName != "" {
+		h.RuntimePath = opts.BinaryName
+	}
+	if h.NetNS == "" && c.Network.Mode == engine.NetworkNone {
+		h.NetNS = fmt.Sprintf("/proc/%d/ns/net", h.Pid)
+	}
+	if h.Bundle, err = e.bundle(r.ID, h.Pid); err != nil {
+		return nil, err
+	}
+	state, err := readRuncState(h.RuntimeRoot, r.ID)
+	if err != nil {
+		return nil, err
+	}
+	h.CRIUConfig, h.Mounts, h.CgroupFreeze, h.Passed = state.criuConfig(), state.bindMounts(), state.freezer(), state.Descriptors
+	return h, nil
+}
+
+func (e *Engine) pids(ctx context.Context, id string) ([]int, error) {
+	resp, err := e.client.TaskService().ListPids(ctx, &tasks.ListPidsRequest{ContainerID: id})
+	if err != nil {
+		return nil, fmt.Errorf("list processes: %w", errgrpc.ToNative(err))
+	}
+	pids := make([]int, 0, len(resp.Processes))
+	for _, p := range resp.Processes {
+		pids = append(pids, int(p.Pid))
+	}
+	return pids, nil
+}
+
+// runtimeOptions decodes the shim's options; a container without any, or with some of another type, has the defaults.
+func (e *Engine) runtimeOptions(r containers.Container) *options.Options {
+	opts := &options.Options{}
+	if r.Runtime.Options == nil || r.Runtime.Options.GetTypeUrl() == "" {
+		return opts
+	}
+	if err := typeurl.UnmarshalTo(r.Runtime.Options, opts); err != nil {
+		e.log.Warn("runtime options not understood", "container", r.ID, "type", r.Runtime.Options.GetTypeUrl(), "err", err)
+		return &options.Options{}
+	}
+	return opts
+}
+
+// runtimeRoot is where the shim lets runc keep its state (containerd, cmd/containerd-shim-runc-v2/process/init.go).
+func (e *Engine) runtimeRoot(opts *options.Options) string {
+	root := opts.Root
+	if root == "" {
+		root = filepath.Join(defaultStateDir, "runc")
+	}
+	return filepath.Join(root, e.opts.Namespace)
+}
+
+// bundle is the usual place, or where the shim, the parent of the container's init, has its working directory.
+func (e *Engine) bundle(id string, pid int) (string, error) {
+	dir := e.bundleDir(id)
+	if _, err := os.Stat(filepath.Join(dir, "config.json")); err == nil {
+		return dir, nil
+	}
+	shim, err := parent(pid)
+	if err != nil {
+		return "", err
+	}
+	dir, err = os.Readlink(fmt.Sprintf("/proc/%d/cwd", shim))
+	if err != nil {
+		return "", fmt.Errorf("find bundle by the shim's working directory: %w", err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "config.json")); err != nil {
+		return "", fmt.Errorf("find bundle: neither %s nor the shim's %s holds one: name containerd's state directory", e.bundleDir(id), dir)
+	}
+	return dir, nil
+}
+
+func parent(pid int) (int, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, fmt.Errorf("find the shim of pid %d: %w", pid, err)
+	}
+	for line := range strings.Lines(string(data)) {
+		if value, ok := strings.CutPrefix(line, "PPid:"); ok {
+			return strconv.Atoi(strings.TrimSpace(value))
+		}
+	}
+	return 0, fmt.Errorf("find the shim of pid %d: no PPid in its status", pid)
+}

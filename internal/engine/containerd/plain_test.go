@@ -1,0 +1,220 @@
+package containerd
+
+import (
+	"context"
+	"errors"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/containerd/containerd/api/types/runc/options"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/typeurl/v2"
+
+	"migrate/internal/engine"
+)
+
+func TestNewSaysWhatIsMissing(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for addr, want := range map[string]string{filepath.Join(dir, "none.sock"): "start containerd", file: "not a socket"} {
+		if _, err := New(t.Context(), Options{Address: addr}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("New at %s: %v, want %q", addr, err, want)
+		}
+	}
+	if _, err := New(t.Context(), Options{Namespace: "a/b"}); err == nil {
+		t.Error("New took a namespace with a slash")
+	}
+}
+
+func TestVersions(t *testing.T) {
+	for _, test := range []struct {
+		have   string
+		oldest version
+		ok     bool
+	}{
+		{"1.3.6", oldestRunc, true}, {"1.1.15+ds1", oldestRunc, true}, {"1.0.3", oldestRunc, false}, {"2.0-rc1", oldestRunc, true},
+		{"3.16.1", criuAny, true}, {"3.9", criuAny, false}, {"4.1.1", criuForNewKernel, false}, {"4.2.1", criuForNewKernel, true},
+		{"", oldestRunc, false}, {"devel", oldestRunc, false},
+	} {
+		if err := checkTool("tool", "no-such-tool", test.have, test.oldest, ""); (err == nil) != test.ok {
+			t.Errorf("checkTool(%q, %v) = %v", test.have, test.oldest, err)
+		}
+	}
+	for kernel, want := range map[string]version{"6.18.44-fc": criuForNewKernel, "6.16.0": criuForNewKernel, "6.12.1": criuAny, "5.15.0-91-generic": criuAny, "7.0": criuForNewKernel} {
+		if got, _ := oldestCRIU(kernel); got != want {
+			t.Errorf("oldestCRIU(%s) = %v, want %v", kernel, got, want)
+		}
+	}
+}
+
+func TestUpperDir(t *testing.T) {
+	overlay := mount.Mount{Type: "overlay", Source: "overlay", Options: []string{"workdir=/s/1/work", "upperdir=/s/1/fs", "lowerdir=/s/0/fs"}}
+	bind := mount.Mount{Type: "bind", Source: "/s/1/fs", Options: []string{"rw", "rbind"}}
+	for _, test := range []struct {
+		snapshotter string
+		mounts      []mount.Mount
+		want        string
+	}{
+		{"overlayfs", []mount.Mount{overlay}, "/s/1/fs"}, {"overlayfs", []mount.Mount{bind}, "/s/1/fs"},
+		{"native", []mount.Mount{bind}, "/s/1/fs"}, {"devmapper", []mount.Mount{{Type: "ext4", Source: "/dev/mapper/x"}}, ""}, {"btrfs", []mount.Mount{bind}, ""}, {"overlayfs", nil, ""},
+	} {
+		got, err := upperDir(test.snapshotter, test.mounts)
+		if got != test.want || (err != nil) != (test.want == "") || err != nil && !errors.Is(err, engine.ErrUnsupported) {
+			t.Errorf("upperDir(%s, %v) = %q, %v", test.snapshotter, test.mounts, got, err)
+		}
+	}
+}
+
+func TestStreams(t *testing.T) {
+	log := "file:///logs/ns-web.log"
+	in, out, err := fifoDir+"/ns-web-stdin", fifoDir+"/ns-web-stdout", fifoDir+"/ns-web-stderr"
+	fifos := engine.Stdio{Stdin: "/f/0", Stdout: "/f/1", Stderr: "/f/2"}
+	for name, test := range map[string]struct {
+		drain    []string
+		in, want engine.Stdio
+	}{
+		"none":              {nil, engine.Stdio{}, engine.Stdio{}},
+		"file":              {nil, engine.Stdio{Stdout: "file:///a", Stderr: "file:///b"}, engine.Stdio{Stdout: "file:///a", Stderr: "file:///b"}},
+		"binary":            {nil, engine.Stdio{Stdout: "binary:///a?x=y", Stderr: "binary:///a?x=y"}, engine.Stdio{Stdout: "binary:///a?x=y", Stderr: "binary:///a?x=y"}},
+		"fifo, no reader":   {nil, fifos, engine.Stdio{Stdin: in, Stdout: log, Stderr: log}},
+		"fifo":              {[]string{"x"}, fifos, engine.Stdio{Stdin: in, Stdout: out, Stderr: err}},
+		"output alone":      {[]string{"x"}, engine.Stdio{Stdout: "/f/1"}, engine.Stdio{Stdout: out}},
+		"unknown URI":       {[]string{"x"}, engine.Stdio{Stdout: "npipe://x"}, engine.Stdio{Stdout: log}},
+		"terminal":          {[]string{"x"}, engine.Stdio{Stdin: "/f/0", Stdout: "/f/1", Terminal: true}, engine.Stdio{Stdin: in, Stdout: out, Terminal: true}},
+		"terminal, log":     {[]string{"x"}, engine.Stdio{Stdout: "file:///a", Terminal: true}, engine.Stdio{Stdout: terminalLog("file:///a"), Terminal: true}},
+		"terminal, nothing": {[]string{"x"}, engine.Stdio{Terminal: true}, engine.Stdio{Stdout: terminalLog(log), Terminal: true}},
+	} {
+		e := &Engine{opts: Options{Namespace: "ns", LogDir: "/logs", Drain: test.drain}}
+		got := e.streams("web", test.in)
+		if (engine.Stdio{Stdin: got.Stdin, Stdout: got.Stdout, Stderr: got.Stderr, Terminal: got.Terminal}) != test.want {
+			t.Errorf("%s: streams = %+v, want %+v", name, got, test.want)
+		}
+	}
+}
+
+func TestTerminalLogQuotesItsFile(t *testing.T) {
+	u, err := url.Parse(terminalLog(fileURI("/logs/it's; rm -rf x.log")))
+	if err != nil || u.Scheme != "binary" || u.Path != "/bin/sh" {
+		t.Fatalf("terminalLog = %v, %v", u, err)
+	}
+	if script := u.Query().Get("-c"); !strings.HasSuffix(script, `>>'/logs/it'\''s; rm -rf x.log'`) {
+		t.Errorf("script is %s", script)
+	}
+}
+
+func TestLabels(t *testing.T) {
+	theirs := map[string]string{
+		"app": "web", restartStatus: "running", restartPrefix + "policy": "always", restartLogURI: "binary:///evil", gcPrefix + "root": "x",
+	}
+	if got := recordLabels(theirs); len(got) != 1 || got["app"] != "web" {
+		t.Errorf("recordLabels = %v", got)
+	}
+	if got := adoptedLabels(theirs); len(got) != 3 || got[restartStatus] != "running" || got[restartLogURI] != "" {
+		t.Errorf("adoptedLabels = %v", got)
+	}
+	if got := storeLabels(map[string]string{"a": "b", snapshotRef: "x", gcPrefix + "ref.content": "y", ownerLabel: "z"}); len(got) != 1 {
+		t.Errorf("storeLabels = %v", got)
+	}
+	if recordLabels(nil) != nil {
+		t.Error("recordLabels made labels of none")
+	}
+}
+
+func TestDigestNameHoldsTheDigestOfWhatItNames(t *testing.T) {
+	d := "sha256:" + strings.Repeat("ab", 32)
+	for name, want := range map[string]string{
+		"host.example/library/nginx:1": "host.example/library/nginx:1@" + d, "x@" + d: "x@" + d, "x@sha256:0000": "x@" + d,
+	} {
+		if got := digestName(engine.Image{Name: name, Target: engine.Blob{Digest: d}}); got != want {
+			t.Errorf("digestName(%s) = %s, want %s", name, got, want)
+		}
+	}
+}
+
+func TestPeersChooseNoBinaries(t *testing.T) {
+	theirs, err := typeurl.MarshalAny(&options.Options{BinaryName: "/tmp/evil", Root: "/tmp", CriuImagePath: "/x", SystemdCgroup: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := safeRuntimeOptions(&engine.TypedAny{TypeURL: theirs.GetTypeUrl(), Value: theirs.GetValue()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got options.Options
+	if err := typeurl.UnmarshalTo(out, &got); err != nil {
+		t.Fatal(err)
+	}
+	if got.BinaryName != "" || got.Root != "" || got.CriuImagePath != "" || !got.SystemdCgroup {
+		t.Errorf("options are %v", &got)
+	}
+	if _, err := safeRuntimeOptions(&engine.TypedAny{TypeURL: "x/y", Value: []byte("z")}); !errors.Is(err, engine.ErrUnsupported) {
+		t.Errorf("unknown options: %v, want ErrUnsupported", err)
+	}
+}
+
+func TestRuncState(t *testing.T) {
+	dir := t.TempDir()
+	freeze := filepath.Join(dir, "cgroup.freeze")
+	state := `{"cgroup_paths":{"":"` + dir + `"},"config":{"labels":["bundle=/b","org.criu.config=/c"],"mounts":[
+		{"device":"bind","destination":"/data"},{"device":"tmpfs","destination":"/run"}]}}`
+	for _, err := range []error{os.Mkdir(filepath.Join(dir, "web"), 0o700), os.WriteFile(freeze, nil, 0o600),
+		os.WriteFile(filepath.Join(dir, "web", "state.json"), []byte(state), 0o600)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, err := readRuncState(dir, "web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.criuConfig() != "/c" || s.freezer() != freeze || len(s.bindMounts()) != 1 || s.bindMounts()[0] != "/data" {
+		t.Errorf("state says %q, %q, %v", s.criuConfig(), s.freezer(), s.bindMounts())
+	}
+	if got := (&runcState{}).criuConfig(); got != defaultCRIUConfig {
+		t.Errorf("criuConfig without annotation = %q", got)
+	}
+}
+
+func TestLockIsOnePerContainer(t *testing.T) {
+	e := &Engine{opts: Options{Namespace: "ns", LockDir: filepath.Join(t.TempDir(), "lock")}}
+	unlock, err := e.Lock(t.Context(), "web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Lock(t.Context(), "web"); !errors.Is(err, engine.ErrExists) {
+		t.Errorf("second Lock: %v, want ErrExists", err)
+	}
+	if other, err := e.Lock(t.Context(), "db"); err != nil {
+		t.Errorf("Lock of another: %v", err)
+	} else if err := other(t.Context()); err != nil {
+		t.Error(err)
+	}
+	for range 2 {
+		if err := unlock(context.Background()); err != nil {
+			t.Errorf("unlock: %v", err)
+		}
+	}
+	if left, _ := os.ReadDir(e.opts.LockDir); len(left) != 0 {
+		t.Errorf("lock directory holds %v", left)
+	}
+}
+
+func TestIsShim(t *testing.T) {
+	for line, want := range map[string]bool{
+		"/usr/bin/containerd-shim-runc-v2 -namespace default -id web -address /run/c.sock": true,
+		"/usr/bin/containerd-shim-runc-v2 -namespace default -id web2 -address /x":         false,
+		"/usr/bin/containerd-shim-runc-v2 -namespace other -id web":                        false,
+		"/usr/bin/less -namespace default -id web":                                         false,
+		"containerd-shim-runc-v2":                                                          false,
+	} {
+		if got := isShim(strings.Fields(line), "default", "web"); got != want {
+			t.Errorf("%q: %v", line, got)
+		}
+	}
+}

@@ -1,0 +1,130 @@
+package migrate
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"migrate/internal/criu"
+	"migrate/internal/fail"
+	"migrate/internal/handover"
+	"migrate/internal/proto"
+	"migrate/internal/shmem"
+	"migrate/internal/track"
+	"migrate/layers"
+)
+
+// inspect finds out what the container is, locks it for this migration and refuses what cannot be moved.
+func (s *sender) inspect(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, engineLimit)
+	defer cancel()
+	unlock, err := s.eng.Lock(ctx, s.opt.Container)
+	if err != nil {
+		return err
+	}
+	s.push("unlock container", unlock)
+	if err := s.describe(ctx); err != nil {
+		return err
+	}
+	if err := s.preflight(ctx); err != nil {
+		return err
+	}
+	return s.planStorage(ctx)
+}
+
+// describe asks the engine what the container is.
+func (s *sender) describe(ctx context.Context) (err error) {
+	if s.c, s.h, err = s.eng.Inspect(ctx, s.opt.Container); err != nil {
+		return s.unlessGiven(err)
+	}
+	s.rep.Container, s.rep.Namespace = s.c.ID, s.c.Namespace
+	s.offer.Source, err = s.eng.Info(ctx)
+	return err
+}
+
+// propose offers the container and receives what the destination lacks. The returned context ends when the destination
+// gives up or the session fails.
+func (s *sender) propose(ctx context.Context) (_ context.Context, err error) {
+	if err := s.size(ctx); err != nil {
+		return ctx, err
+	}
+	if err := s.checkMemory(); err != nil {
+		return ctx, err
+	}
+	if s.sess, err = s.opt.Dial(ctx); err != nil {
+		return ctx, err
+	}
+	s.offer.Lanes = s.sess.Lanes()
+	s.inbox, ctx, s.cancel = proto.NewInbox(ctx, s.sess)
+	if err := proto.Send(ctx, s.sess, proto.Offer, s.offer); err != nil {
+		return ctx, err
+	}
+	if err := s.m.On(handover.EvOffer); err != nil {
+		return ctx, err
+	}
+	if err := s.inbox.Recv(ctx, proto.Prepared, &s.ready); err != nil {
+		return ctx, err
+	}
+	s.rep.Name = s.ready.ID
+	s.note(proto.Findings(s.ready.Findings))
+	return ctx, nil
+}
+
+// size completes the offer with how much there is to move.
+func (s *sender) size(ctx context.Context) error {
+	use, err := layers.Measure(ctx, s.h.Upper)
+	if err != nil {
+		return fmt.Errorf("measure the RW layer: %w", err)
+	}
+	host, _ := os.Hostname() // only for messages
+	s.offer.Container, s.offer.Name, s.offer.Host = *s.c, s.opt.Name, host
+	s.offer.Files, s.offer.Entries = use.Bytes, use.Entries
+	if s.offer.Memory, err = memoryOf(s.h.Pids); err != nil {
+		return fmt.Errorf("measure the container's memory: %w", err)
+	}
+	if err := s.chooseMode(); err != nil {
+		return err
+	}
+	s.offer.CloseTCP = s.opt.TCP == criu.TCPClose
+	s.offer.HoldLimit = s.opt.Timeout
+	if s.stays() {
+		s.offer.Recover = s.opt.Memory.Recover
+	}
+	s.offer.Ignore = s.opt.Ignore
+	return nil
+}
+
+// checkMemory: the image set is a second copy of the container's memory until the destination has it, or of what of it has to be there before
+// the processes run.
+func (s *sender) checkMemory() error {
+	short, err := s.memoryShort()
+	if err != nil || short == "" {
+		return err
+	}
+	return &fail.Fault{Code: fail.Space, What: "reserve memory for the checkpoint", Where: "source", Why: short, Remedy: "free memory at the source"}
+}
+
+// tableShare is how many bytes of memory there are for one of what is known here of the destination's store: 24 bytes a page.
+const tableShare = 170
+
+// memoryOf estimates how many bytes of memory the container has. Shared memory that nobody maps is some of it.
+func memoryOf(pids []int) (int64, error) {
+	set, err := shmem.NewSet()
+	if err != nil {
+		return 0, err
+	}
+	defer set.Close()
+	objects, err := set.Find(pids)
+	if err != nil {
+		return 0, err
+	}
+	var shared int64
+	for _, o := range objects {
+		data, _, err := o.Data()
+		if err != nil {
+			return 0, err
+		}
+		shared += int64(track.Bytes(data))
+	}
+	return criu.MemoryOf(pids) + max(shared-criu.SharedMemoryOf(pids), 0), nil
+}

@@ -1,0 +1,189 @@
+package migrate
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"migrate/internal/criu"
+	"migrate/internal/engine"
+	"migrate/internal/fail"
+	"migrate/internal/network"
+	"migrate/internal/preflight"
+	"migrate/internal/preflight/gather"
+)
+
+// preflight refuses what is known to fail after the freeze.
+func (s *sender) preflight(ctx context.Context) error {
+	fs, err := s.examine(ctx, false)
+	if err != nil {
+		return err
+	}
+	return s.judge(fs)
+}
+
+// examine finds everything that stands in the way at this side. With strict it fails where it cannot look into the container's
+// processes; a migration is not held up by that.
+func (s *sender) examine(ctx context.Context, strict bool) ([]preflight.Finding, error) {
+	info := s.offer.Source
+	host := gather.Host(ctx, gather.Versions{Kernel: info.Kernel, Arch: info.Arch, CRIU: info.CRIU, Runc: info.Runtime}, false)
+	s.offer.Facts = *host
+	fs := slices.DeleteFunc(preflight.JudgeHost(host, preflight.Source), func(f preflight.Finding) bool {
+		return f.Code == "cap-sys-resource" // judged by whether the container has processes of other users
+	})
+	for i := range fs {
+		fs[i].State = preflight.StillRunning
+	}
+	if info.CRIU == "" {
+		return fs, nil
+	}
+	if err := criu.Warm(ctx); err != nil {
+		return nil, err
+	}
+	if s.h.CgroupFreeze == "" {
+		fs = append(fs, s.found("no-freezer", preflight.Thing{}, ""))
+	}
+	more, err := s.examineContainer(ctx, s.h.Pids)
+	if err != nil && strict {
+		return nil, err
+	}
+	if err != nil {
+		s.log.Warn("look into the container", "err", err)
+	}
+	conns, err := s.examineConnections()
+	if err != nil {
+		return nil, err
+	}
+	fs = slices.Concat(fs, more, conns)
+	preflight.Sort(fs)
+	return fs, nil
+}
+
+// examineContainer judges the container by what its processes have.
+func (s *sender) examineContainer(ctx context.Context, pids []int) ([]preflight.Finding, error) {
+	spec, _, err := gather.Spec(s.c.Spec)
+	if err != nil {
+		return nil, err
+	}
+	c, err := gather.Container(ctx, gather.Options{
+		Init: s.h.Pid, Pids: pids, Passed: s.h.Passed, Binds: s.h.Mounts, GhostLimit: criu.GhostLimit,
+		Memory: criu.MemoryOf(pids), LazyLimit: criu.LazyLimit(), Spec: spec,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return preflight.Judge(c), nil
+}
+
+// examineConnections counts the connections that move. With the host's network the addresses stay behind, so that connections
+// cannot be kept; and the container's sockets among the host's cannot be told apart by namespace, only by descriptor.
+func (s *sender) examineConnections() ([]preflight.Finding, error) {
+	if s.c.Network.Mode == engine.NetworkHost {
+		if s.opt.TCP == criu.TCPClose {
+			return nil, nil
+		}
+		n, err := network.EstablishedOf(s.h.Pids)
+		if err != nil {
+			return nil, fmt.Errorf("list the container's connections: %w", err)
+		}
+		if n == 0 {
+			return nil, nil
+		}
+		return []preflight.Finding{s.found("tcp-lost", preflight.Thing{}, fmt.Sprintf("%d established connections", n))}, nil
+	}
+	conns, err := network.EstablishedTCP(fmt.Sprintf("/proc/%d/ns/net", s.h.Pid))
+	if err != nil {
+		return nil, fmt.Errorf("list the container's connections: %w", err)
+	}
+	s.rep.Connections = 0
+	for _, c := range conns {
+		if !c.Loopback() {
+			s.rep.Connections++
+		}
+	}
+	return nil, nil
+}
+
+// lookAgain is the last look before the freeze: what has come up since the first one. That it cannot look stops nobody.
+func (s *sender) lookAgain(ctx context.Context) error {
+	pids, err := s.freezer().Tasks()
+	if err != nil || len(pids) == 0 {
+		pids = s.h.Pids
+	}
+	fs, err := s.examineContainer(ctx, pids)
+	if err != nil {
+		s.log.Warn("look at the container once more", "err", err)
+		return nil
+	}
+	return s.judge(fs)
+}
+
+func (s *sender) found(code string, t preflight.Thing, detail string) preflight.Finding {
+	f := preflight.New(code, preflight.Source, t, detail)
+	f.State = preflight.StillRunning
+	return f
+}
+
+// judge refuses what blocks, and notes what does not.
+func (s *sender) judge(fs []preflight.Finding) error {
+	s.note(fs)
+	if block := preflight.Blocking(fs, s.opt.Ignore); len(block) > 0 {
+		return Refusal(s.opt.Container, block)
+	}
+	return nil
+}
+
+// note puts findings into the report, each kind and thing once.
+func (s *sender) note(fs []preflight.Finding) {
+	for _, f := range fs {
+		known := slices.ContainsFunc(s.rep.Findings, func(o preflight.Finding) bool {
+			return o.Code == f.Code && o.Side == f.Side && o.Thing.String() == f.Thing.String()
+		})
+		if known {
+			continue
+		}
+		s.rep.Findings = append(s.rep.Findings, f)
+		if f.Severity == preflight.Degrades {
+			s.clock.Note(strings.TrimSpace(fmt.Sprintf("%s: %s %s", f.Code, f.Thing, f.Reason)))
+		}
+	}
+}
+
+// Refusal makes a Fault of findings that block.
+func Refusal(container string, block []preflight.Finding) *fail.Fault {
+	first := block[0]
+	f := &fail.Fault{
+		Code: refusalCode(first), What: fmt.Sprintf("container %q cannot be moved as it is", container), Where: first.Side + ", preflight",
+	}
+	var why, remedies []string
+	for _, b := range block {
+		text := b.Code + ": "
+		if t := b.Thing.String(); t != "" {
+			text += t + ": "
+		}
+		text += b.Reason
+		if b.More > 0 {
+			text += fmt.Sprintf(" (and %d more)", b.More)
+		}
+		why = append(why, text)
+		if b.Remedy != "" && !slices.Contains(remedies, b.Remedy) {
+			remedies = append(remedies, b.Remedy)
+		}
+	}
+	f.Why, f.Remedy = strings.Join(why, "\n"), strings.Join(remedies, "\n")
+	return f
+}
+
+// refusalCode is the code, and so the exit status, of a refusal.
+func refusalCode(f preflight.Finding) fail.Code {
+	switch {
+	case f.Code == "memory" || f.Code == "disk":
+		return fail.Space
+	case f.Side == preflight.Destination:
+		return fail.Refused
+	case f.Code == "criu-missing":
+		return fail.Checkpoint
+	}
+	return fail.Unsupported
+}

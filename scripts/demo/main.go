@@ -1,0 +1,110 @@
+// Command demo shows the main job on one machine: a redis under write load moves from one host to another while its
+// client keeps its connection. It makes a testbed of three hosts, moves the container, proves what happened, and takes
+// the testbed down again, also when something fails or it is interrupted.
+//
+//	go run ./scripts/demo --binary build/bin/migrate
+//
+// The hosts: a has the container at first and b takes it in; the client runs on c. Only a has the image.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"migrate/testbed"
+)
+
+const (
+	bedName     = "demo"
+	containerID = "redis"
+	downLimit   = time.Minute
+)
+
+func main() {
+	if code, ran := testbed.Child(); ran {
+		os.Exit(code)
+	}
+	binary := flag.String("binary", "build/bin/migrate", "the program to show")
+	link := flag.String("link", "none", "rate of each host's link, such as 1gbit")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	err := run(ctx, *binary, *link)
+	stop()
+	if err != nil {
+		if errors.Is(err, context.Canceled) {
+			err = errors.New("interrupted")
+		}
+		fmt.Fprintf(os.Stderr, "demo: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+// run brings the hosts up, shows the job, and takes the hosts down whatever happens.
+func run(ctx context.Context, binary, link string) (err error) {
+	if os.Geteuid() != 0 {
+		return errors.New("it makes namespaces and networks and needs root: run it with sudo, or as root")
+	}
+	say("bringing up three hosts a, b and c (the first time their Debian is built, which takes a minute or two)")
+	bed, done, err := raise(ctx, binary, link)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		say("taking the hosts down")
+		err = errors.Join(err, done())
+	}()
+	d := &demo{a: bed.Host("a"), b: bed.Host("b"), c: bed.Host("c")}
+	if err := d.prepare(ctx, bed); err != nil {
+		return err
+	}
+	defer d.stop()
+	if err := d.move(ctx); err != nil {
+		return err
+	}
+	return d.prove(ctx)
+}
+
+// raise makes the testbed. done takes it away and complains if something of it is left.
+func raise(ctx context.Context, binary, link string) (bed *testbed.Testbed, done func() error, err error) {
+	if binary, err = filepath.Abs(binary); err != nil {
+		return nil, nil, err
+	}
+	dir, err := os.MkdirTemp("", "migrate-demo-")
+	if err != nil {
+		return nil, nil, err
+	}
+	defer os.RemoveAll(dir) // the hosts have copies
+	workload := filepath.Join(dir, "workload")
+	if err := buildWorkload(ctx, workload); err != nil {
+		return nil, nil, err
+	}
+	bed, err = testbed.Up(ctx, testbed.Options{
+		Name: bedName, Hosts: []string{"a", "b", "c"}, Link: link, Replace: true,
+		Binaries: map[string]string{"migrate": binary, "workload": workload},
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("bring up the hosts: %w", err)
+	}
+	return bed, func() error { return takeDown(bed) }, nil
+}
+
+func takeDown(bed *testbed.Testbed) error {
+	ctx, cancel := context.WithTimeout(context.Background(), downLimit)
+	defer cancel()
+	err := bed.Down(ctx)
+	left, lerr := testbed.Leftovers(bedName)
+	if len(left) > 0 {
+		lerr = errors.Join(lerr, fmt.Errorf("left of the testbed: %s", strings.Join(left, ", ")))
+	}
+	return errors.Join(err, lerr)
+}
+
+func say(format string, args ...any) { fmt.Printf("==> "+format+"\n", args...) }

@@ -1,0 +1,4 @@
+package hold
+
+// vforkAndPause returns when the child was killed.
+func vforkAndPause()

@@ -1,0 +1,57 @@
+package matrix
+
+import (
+	_ "embed"
+
+	"migrate/testbed"
+)
+
+var (
+	//go:embed programs/server.py
+	serverPython string
+	//go:embed programs/server.js
+	serverNode string
+	//go:embed programs/server.bsh
+	serverJava string
+)
+
+var languages = []Row{
+	{
+		Name:  "python",
+		About: "asyncio serves a client that stays connected, while numbers go from threads to the event loop and back",
+		Image: testbed.ImageLanguages, User: "app", Ticks: true,
+		Files: map[string]string{"server.py": serverPython},
+		Start: "exec python3 /data/server.py",
+		Load:  asking("7000"),
+	},
+	{
+		Name:  "node",
+		About: "serves a client that stays connected, while a worker thread counts by timers. UV_USE_IO_URING=0",
+		Image: testbed.ImageLanguages, User: "app", Ticks: true,
+		Flags: []string{"--env", "UV_USE_IO_URING=0"},
+		Files: map[string]string{"server.js": serverNode},
+		Start: "exec node /data/server.js",
+		Load:  asking("7000"),
+	},
+	{
+		Name:  "node-io-uring",
+		About: "the same with io_uring, which node uses where no seccomp profile forbids it",
+		Image: testbed.ImageLanguages, User: "app", Ticks: true,
+		Files: map[string]string{"server.js": serverNode},
+		Start: "exec node /data/server.js",
+		Load:  asking("7000"),
+		Refused: &Refusal{
+			Words: "io_uring",
+			Why:   "CRIU cannot move io_uring; UV_USE_IO_URING=0 avoids it",
+			Link:  "https://github.com/checkpoint-restore/criu/issues/2131",
+		},
+	},
+	{
+		Name:  "jvm",
+		About: "OpenJDK with BeanShell serves a client that stays connected, while twenty threads pass a number round through queues",
+		Image: testbed.ImageLanguages, User: "app", Ticks: true,
+		Files: map[string]string{"server.bsh": serverJava},
+		Start: "exec /usr/lib/jvm/default-java/bin/java -cp /usr/share/java/bsh.jar bsh.Interpreter /data/server.bsh",
+		Load:  asking("7000"),
+	},
+}

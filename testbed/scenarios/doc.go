@@ -1,0 +1,10 @@
+// Package scenarios moves real containers between the hosts of a testbed with the real program, and looks at what is left
+// where. It has nothing but tests; they need root.
+//
+// Every test has containers, agents and directories of its own, so that tests run side by side and each can tell whether
+// both hosts are clean after it. What tests do to CRIU is done by a wrapper on the hosts, see faults_test.go.
+//
+//	go test ./testbed/scenarios -run TestMoveRedis -v
+//
+// MIGRATE_BINARY names a program to test instead of the one that is built from the checkout.
+package scenarios

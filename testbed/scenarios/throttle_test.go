@@ -1,0 +1,130 @@
+package scenarios
+
+import (
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"migrate/internal/report"
+	"migrate/testbed"
+)
+
+// throttled are the flags of a migration over a slow link that slows the container down. Nothing else holds it back.
+var throttled = []string{"--throttle", "--bandwidth", "200mbit", "--cpu-limit", "none"}
+
+// stormy is a server that rewrites all of its memory several times a second, faster than the link could take it.
+func stormy(t *testing.T, id string, flags ...string) *subject {
+	t.Helper()
+	s := runContainer(t, hostA, testbed.ContainerSpec{
+		ID: id, Image: "testbed/tools:latest", Network: testbed.NetworkCNI, Flags: flags,
+		Args: []string{"workload", "server", "--listen=:7000", "--memory-mib", "16", "--compressible", "0", "--dirty-pages-per-sec", "40000"},
+	})
+	eventually(t, soon, "the container prints", func() bool { return len(ticks(t, hostA, id)) > 1 })
+	s.addr += ":7000"
+	s.connect(t)
+	return s
+}
+
+// cpuLimit is what limits the container's CPU time, as its control group has it; empty where it has none, or is gone.
+func cpuLimit(t *testing.T, h *testbed.Host, id string) string {
+	t.Helper()
+	return strings.TrimSpace(run(t, h, "sh", "-c", `
+		for f in /sys/fs/cgroup/cpu/default/"$1"/cpu.cfs_quota_us /sys/fs/cgroup/cpu,cpuacct/default/"$1"/cpu.cfs_quota_us /sys/fs/cgroup/default/"$1"/cpu.max; do
+			if [ -e "$f" ]; then cat "$f"; exit; fi
+		done`, "sh", id))
+}
+
+// limitOrSkip is the cpuLimit of a container that was just started.
+func limitOrSkip(t *testing.T, id string) string {
+	t.Helper()
+	limit := cpuLimit(t, hostA, id)
+	if limit == "" {
+		t.Skip("SKIPPED: no CPU time can be limited here")
+	}
+	return limit
+}
+
+// TestThrottle moves a container that cannot be moved within the downtime without being slowed down, and one that has a limit of its
+// own already.
+func TestThrottle(t *testing.T) {
+	t.Parallel()
+	for name, flags := range map[string][]string{"no-limit": nil, "limit": {"--cpu-period", "100000", "--cpu-quota", "60000"}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			id := "throttle-" + name
+			s := stormy(t, id, flags...)
+			limit := limitOrSkip(t, id)
+			to := startAgent(t, hostB)
+			rep := send(t, hostA, id, to, append([]string{"--json"}, throttled...)...).moved(t)
+			assertThrottled(t, rep)
+			if got := cpuLimit(t, hostB, id); got != limit {
+				t.Errorf("the limit is %q at the destination, and was %q", got, limit)
+			}
+			s.assertMoved(t, hostA, hostB)
+			s.finish(t)
+		})
+	}
+}
+
+// assertThrottled checks that the container was slowed down step by step until the rest fitted, and not when it stood still.
+func assertThrottled(t *testing.T, rep *report.Report) {
+	t.Helper()
+	var steps []int
+	last := ""
+	for _, r := range rep.Rounds {
+		if r.Frozen && r.Throttle != 0 {
+			t.Errorf("slowed down when it stood still: %+v", r)
+		}
+		if !r.Frozen && (len(steps) == 0 || steps[len(steps)-1] != r.Throttle) {
+			steps = append(steps, r.Throttle)
+		}
+		if r.Decision != "" && r.Decision != "last" {
+			last = r.Decision
+		}
+	}
+	if len(steps) < 2 || steps[0] != 0 || steps[1] != 20 || !slices.IsSorted(steps) || last != "fits" {
+		t.Errorf("slowed down by %v percent, and then %q:\n%+v", steps, last, rep.Rounds)
+	}
+}
+
+// TestThrottleTakenBack ends migrations of a container that is slowed down, in two ways. It runs on as it did before.
+func TestThrottleTakenBack(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		flags []string
+		sig   syscall.Signal
+	}{
+		"interrupt":       {nil, syscall.SIGINT},
+		"interrupt-limit": {[]string{"--cpu-period", "50000", "--cpu-quota", "40000"}, syscall.SIGINT},
+		"kill":            {nil, syscall.SIGKILL},
+		"kill-limit":      {[]string{"--cpu-period", "50000", "--cpu-quota", "40000"}, syscall.SIGKILL},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			id := "throttle-" + name
+			s := stormy(t, id, c.flags...)
+			limit := limitOrSkip(t, id)
+			to := startAgent(t, hostB)
+			m := send(t, hostA, id, to, throttled...)
+			eventually(t, later, "the container is slowed down", func() bool { return cpuLimit(t, hostA, id) != limit || m.ended() })
+			if m.ended() {
+				t.Fatalf("it was never slowed down:\n%s", clip(m.stderr.String()))
+			}
+			m.signal(t, c.sig)
+			if c.sig == syscall.SIGKILL {
+				m.wait(t, soon)
+			} else {
+				m.failed(t, 130, "runs on at the source")
+			}
+			eventually(t, soon, "the container has its CPU time back", func() bool { return cpuLimit(t, hostA, id) == limit })
+			if c.sig == syscall.SIGKILL { // the next agent takes away the lock
+				s.progressing(t)
+				assertClean(t, hostB, id)
+			} else {
+				s.assertStayed(t, hostA, hostB)
+			}
+			s.finish(t)
+		})
+	}
+}
