@@ -25,24 +25,16 @@ func Find(pid int, controller string) (Dir, error) {
 	if err != nil {
 		return Dir{}, fmt.Errorf("find the cgroup of process %d: %w", pid, err)
 	}
-	// the list is not read at one moment: while others unmount things, lines may be missing
-	for try := 1; ; try++ {
-		mounts, err := os.ReadFile("/proc/self/mountinfo")
-		if err != nil {
-			return Dir{}, fmt.Errorf("find the cgroup mounts: %w", err)
-		}
-		d, err := find(string(cgroups), string(mounts), controller)
-		if err == nil {
-			return d, nil
-		}
-		if try == tries {
-			return Dir{}, fmt.Errorf("find the %s cgroup of process %d: %w", controller, pid, err)
-		}
+	mounts, err := os.ReadFile("/proc/thread-self/mountinfo")
+	if err != nil {
+		return Dir{}, fmt.Errorf("find the cgroup mounts: %w", err)
 	}
+	d, err := find(string(cgroups), string(mounts), controller)
+	if err != nil {
+		return Dir{}, fmt.Errorf("find the %s cgroup of process %d: %w", controller, pid, err)
+	}
+	return d, nil
 }
-
-// tries is how often the list of mounts is read in search of one.
-const tries = 10
 
 // find joins a process's cgroup with where its hierarchy is mounted (cgroups(7), proc_pid_mountinfo(5)).
 func find(cgroups, mounts, controller string) (Dir, error) {

@@ -14,13 +14,13 @@ import (
 	"github.com/containernetworking/cni/pkg/utils"
 )
 
-// network is one network configuration, as its file has it.
-type network struct {
+// conf is one network configuration, as its file has it.
+type conf struct {
 	list *libcni.NetworkConfigList
 }
 
 // network finds the configuration called name, in the order in which libcni's users look at the directory.
-func (h *Host) network(name string) (*network, error) {
+func (h *Host) network(name string) (*conf, error) {
 	if err := utils.ValidateNetworkName(name); err != nil {
 		return nil, fmt.Errorf("network name %q: %s", name, err.Msg)
 	}
@@ -37,7 +37,7 @@ func (h *Host) network(name string) (*network, error) {
 			continue
 		}
 		if list.Name == name {
-			return &network{list}, nil
+			return &conf{list}, nil
 		}
 	}
 	err = fmt.Errorf("%w %q: no file in %s has that name; copy its configuration from the source host",
@@ -72,7 +72,7 @@ func readConf(file string) (*libcni.NetworkConfigList, error) {
 }
 
 // checkPlugins returns an error that names the first plugin binary this host lacks.
-func (h *Host) checkPlugins(n *network) error {
+func (h *Host) checkPlugins(n *conf) error {
 	for _, plugin := range n.list.Plugins {
 		names := []string{plugin.Network.Type}
 		if ipam := plugin.Network.IPAM.Type; ipam != "" {
@@ -90,7 +90,7 @@ func (h *Host) checkPlugins(n *network) error {
 
 // withAddresses returns the configuration with the wanted addresses in every plugin's args.cni. Unlike CNI_ARGS that
 // takes several addresses, and unlike capabilities no plugin has to declare it.
-func (n *network) withAddresses(ips []string, mac string) (*libcni.NetworkConfigList, error) {
+func (n *conf) withAddresses(ips []string, mac string) (*libcni.NetworkConfigList, error) {
 	list := *n.list
 	list.Plugins = make([]*libcni.PluginConfig, len(n.list.Plugins))
 	for i, plugin := range n.list.Plugins {
@@ -133,7 +133,7 @@ func cniArgs(conf []byte, ips []string, mac string) (map[string]any, error) {
 }
 
 // dataDirs lists where host-local plugins of the network keep their reservations.
-func (n *network) dataDirs() []string {
+func (n *conf) dataDirs() []string {
 	var dirs []string
 	for _, plugin := range n.list.Plugins {
 		var conf struct {

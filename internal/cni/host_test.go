@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"migrate/internal/thread"
 )
 
 // pluginDir holds real plugins; without them, or without root, there is nothing to attach with.
@@ -47,7 +49,7 @@ func inOwnHost(t *testing.T, f func(h *Host, dir string)) {
 		t.Fatal(err)
 	}
 	h := New(Config{ConfDir: dir, BinDirs: []string{bin}, CacheDir: filepath.Join(dir, "cache")})
-	if err := onThread(func() error {
+	if err := thread.Run(func() error {
 		if err := unshareNet(); err != nil {
 			return err
 		}

@@ -8,6 +8,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"migrate/internal/network"
 )
 
 // Link is an interface in a namespace, loopback left out.
@@ -32,7 +34,7 @@ var moduleKinds = []string{"ipip", "sit", "gre", "gretap", "erspan", "ip6tnl", "
 // Links reads the interfaces of the namespace at path, in the kernel's order.
 func Links(path string) ([]Link, error) {
 	var links []Link
-	err := Do(path, func() error {
+	err := network.Do(path, func() error {
 		all, err := netlink.LinkList()
 		if err != nil {
 			return fmt.Errorf("list interfaces: %w", err)
@@ -76,7 +78,7 @@ func describe(l netlink.Link) (Link, error) {
 // settle makes the interface what the attachment says where the plugins did not: some know no MAC argument (ptp), and
 // the MTU is the network's. Addresses are not touched, they are the plugins' to give.
 func settle(path string, a Attachment) error {
-	return Do(path, func() error {
+	return network.Do(path, func() error {
 		l, err := netlink.LinkByName(a.Interface)
 		if err != nil {
 			return fmt.Errorf("find interface %s: %w", a.Interface, err)

@@ -5,38 +5,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"migrate/internal/network"
+	"migrate/internal/thread"
 )
-
-// Do runs f on a thread that is in the network namespace at path. The thread ends with it: one that could not be put
-// back would run other goroutines in a stranger's network.
-func Do(path string, f func() error) error {
-	return onThread(func() error {
-		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return fmt.Errorf("open network namespace %s: %w", path, err)
-		}
-		defer unix.Close(fd)
-		if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("enter network namespace %s: %w", path, err)
-		}
-		return f()
-	})
-}
-
-// onThread runs f on a thread of its own, which is never used again: a goroutine that ends locked takes its thread
-// with it.
-func onThread(f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		done <- f()
-	}()
-	return <-done
-}
 
 // NewNamespace makes an empty network namespace, loopback up, and binds it at path, where it stays until
 // RemoveNamespace. ErrInUse says that the path is one already; a stale file there is used.
@@ -58,7 +33,7 @@ func NewNamespace(path string) error {
 		return fmt.Errorf("make file of network namespace: %w", err)
 	}
 	f.Close()
-	err = onThread(func() error { return bindFresh(path) })
+	err = thread.Run(func() error { return bindFresh(path) })
 	if err != nil {
 		return errors.Join(err, RemoveNamespace(path))
 	}
@@ -152,7 +127,7 @@ func unshareNet() error {
 }
 
 // LoopbackUp brings loopback up in the namespace at path.
-func LoopbackUp(path string) error { return Do(path, loopbackUp) }
+func LoopbackUp(path string) error { return network.Do(path, loopbackUp) }
 
 func loopbackUp() error {
 	lo, err := netlink.LinkByName("lo")

@@ -9,6 +9,9 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"migrate/internal/network"
+	"migrate/internal/thread"
 )
 
 const procSys = "/proc/sys"
@@ -36,7 +39,7 @@ type Baseline struct{ values map[string]string }
 // NewBaseline reads the settings of a new namespace.
 func NewBaseline() (*Baseline, error) {
 	base := &Baseline{}
-	err := onThread(func() error {
+	err := thread.Run(func() error {
 		if err := unshareNet(); err != nil {
 			return err
 		}
@@ -54,7 +57,7 @@ func NewBaseline() (*Baseline, error) {
 // interface's settings are compared with the namespace's defaults.
 func (b *Baseline) Sysctls(path string) (map[string]string, error) {
 	var live map[string]string
-	err := Do(path, func() error {
+	err := network.Do(path, func() error {
 		var err error
 		live, err = readSysctls()
 		return err
@@ -121,7 +124,7 @@ func SetSysctls(path string, values map[string]string) error {
 		keys = append(keys, key)
 	}
 	slices.SortFunc(keys, compareSysctls)
-	return Do(path, func() error {
+	return network.Do(path, func() error {
 		for _, key := range keys {
 			if err := writeSysctl(key, values[key]); err != nil {
 				return err
@@ -192,7 +195,7 @@ func WithoutDAD(path string, f func() error) error {
 
 // swapDAD sets the default and returns what it was, "" on a host without IPv6.
 func swapDAD(path, value string) (before string, err error) {
-	err = Do(path, func() error {
+	err = network.Do(path, func() error {
 		data, err := os.ReadFile(filepath.Join(procSys, acceptDAD))
 		if errors.Is(err, os.ErrNotExist) {
 			return nil

@@ -11,13 +11,14 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"migrate/internal/thread"
 )
 
 // GuardJob is what a guard is told on its command line, as JSON.
@@ -141,21 +142,16 @@ func rescue(job GuardJob, host *os.File, orphan func(context.Context, GuardJob) 
 
 // inMountNS runs f in another mount namespace, on a thread that ends with it.
 func inMountNS(ns *os.File, f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread is of no use afterwards
+	return thread.Run(func() error {
 		// a mount namespace belongs to what threads share by CLONE_FS (setns(2))
 		if err := unix.Unshare(unix.CLONE_FS); err != nil {
-			done <- fmt.Errorf("leave the shared root: %w", err)
-			return
+			return fmt.Errorf("leave the shared root: %w", err)
 		}
 		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNS); err != nil {
-			done <- fmt.Errorf("enter the host's mount namespace: %w", err)
-			return
+			return fmt.Errorf("enter the host's mount namespace: %w", err)
 		}
-		done <- f()
-	}()
-	return <-done
+		return f()
+	})
 }
 
 // runtimeProcess is the runtime, and what it started, in a process group of its own.

@@ -7,12 +7,13 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"migrate/internal/thread"
 )
 
 // patience ends a test that waits for what never comes; silence is how long nothing must come.
@@ -58,16 +59,12 @@ func newNetns(t testing.TB) string {
 	needRoot(t)
 	path := filepath.Join(t.TempDir(), "netns")
 	check(t, os.WriteFile(path, nil, 0o600))
-	result := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+	check(t, thread.Run(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			result <- err
-			return
+			return err
 		}
-		result <- unix.Mount(ownNetns, path, "", unix.MS_BIND, "")
-	}()
-	check(t, <-result)
+		return unix.Mount(ownNetns, path, "", unix.MS_BIND, "")
+	}))
 	t.Cleanup(func() { check(t, unix.Unmount(path, unix.MNT_DETACH)) })
 	inside(t, path, func() error { return linkUp("lo") })
 	return path

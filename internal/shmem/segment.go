@@ -4,9 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"migrate/internal/thread"
 )
 
 // OpenSegment opens a segment of System V shared memory that no process has attached, by its identifier in the IPC namespace of a process of
@@ -17,21 +18,14 @@ func OpenSegment(pid int, id uint64) (*Object, error) {
 		return nil, fmt.Errorf("open the IPC namespace of process %d: %w", pid, err)
 	}
 	defer ns.Close()
-	type result struct {
-		f   *os.File
-		err error
+	var f *os.File
+	if err := thread.Run(func() (err error) {
+		f, err = attached(int(ns.Fd()), int(id))
+		return err
+	}); err != nil {
+		return nil, fmt.Errorf("open segment %d of shared memory: %w", id, err)
 	}
-	done := make(chan result, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread is of no use afterwards
-		f, err := attached(int(ns.Fd()), int(id))
-		done <- result{f, err}
-	}()
-	r := <-done
-	if r.err != nil {
-		return nil, fmt.Errorf("open segment %d of shared memory: %w", id, r.err)
-	}
-	return &Object{ID: id, file: r.f}, nil
+	return &Object{ID: id, file: f}, nil
 }
 
 // attached moves the calling thread to an IPC namespace and opens a segment there.

@@ -4,10 +4,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"migrate/internal/thread"
 )
 
 // Mounts lists what is mounted in a process's mount namespace, in the order of its mountinfo, as seen from its root.
@@ -28,24 +29,17 @@ func Mounts(pid int) ([]*mountinfo.Info, error) {
 // taken for it. The descriptor is a mount of its own that nothing else shows, and lives as long as it is open; the caller closes
 // it.
 func View(pid int, path string, dev uint64) (*os.File, error) {
-	type result struct {
-		fd  int
-		err error
+	fd := -1
+	err := thread.Run(func() (err error) {
+		fd, err = cloneMount(pid, path)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look at %s of process %d: %w", path, pid, err)
 	}
-	done := make(chan result, 1)
-	go func() {
-		// this thread ends with the goroutine: nobody else may meet another mount namespace
-		runtime.LockOSThread()
-		fd, err := cloneMount(pid, path)
-		done <- result{fd, err}
-	}()
-	r := <-done
-	if r.err != nil {
-		return nil, fmt.Errorf("look at %s of process %d: %w", path, pid, r.err)
-	}
-	f := os.NewFile(uintptr(r.fd), path)
+	f := os.NewFile(uintptr(fd), path)
 	var st unix.Stat_t
-	err := unix.Fstat(r.fd, &st)
+	err = unix.Fstat(fd, &st)
 	if err == nil && st.Dev != dev {
 		err = fmt.Errorf("device %d:%d is there, not %d:%d", unix.Major(st.Dev), unix.Minor(st.Dev), unix.Major(dev), unix.Minor(dev))
 	}

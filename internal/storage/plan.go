@@ -104,7 +104,7 @@ func Make(r Request) (*Plan, error) {
 // hostMounts says whether a process has this process's mounts: they are the host's then, not the container's.
 func hostMounts(pid int) bool {
 	a, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", pid))
-	b, berr := os.Readlink("/proc/self/ns/mnt")
+	b, berr := os.Readlink("/proc/thread-self/ns/mnt")
 	return err != nil || berr != nil || a == b
 }
 

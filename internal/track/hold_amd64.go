@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"migrate/internal/thread"
 )
 
 // holdLimit is how long threads may take until they have stopped, while others stand still already.
@@ -29,7 +31,7 @@ var mappingCalls = []int{
 // they sleep. Should one wake up meanwhile, it is stopped as well, and f runs again.
 func holdMappings(pid int, f func() error) error {
 	done := make(chan error, 1)
-	onThread(func() {
+	thread.Start(func() {
 		h := &hold{pid: pid, traced: map[int]*tracee{}}
 		err := h.run(f)
 		done <- errors.Join(err, h.release())

@@ -6,12 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"time"
 
-	"migrate/internal/uffd"
-
 	"golang.org/x/sys/unix"
+
+	"migrate/internal/thread"
+	"migrate/internal/uffd"
 )
 
 // canInject says why a userfaultfd cannot be put into processes.
@@ -76,23 +76,6 @@ func findInsn(pid int, vdso Range) uint64 {
 	return vdso.Start + uint64(i)
 }
 
-// onThread runs f on a thread of its own that ends with it. The end of a thread lets go of all that it traces, also
-// of what has not stopped yet and could not be detached from otherwise.
-func onThread(f func()) {
-	go func() {
-		runtime.LockOSThread()
-		if unix.Gettid() == unix.Getpid() {
-			// the main thread cannot end; while it is locked here, the next one runs elsewhere
-			done := make(chan struct{})
-			onThread(func() { defer close(done); f() })
-			<-done
-			runtime.UnlockOSThread()
-			return
-		}
-		f()
-	}()
-}
-
 // tracee is a thread of a process for the short time that it works for us. All but inject runs on one thread.
 type tracee struct {
 	pid, tid int
@@ -111,7 +94,7 @@ func (t *tracee) inject(ctx context.Context) (int, error) {
 		err error
 	}
 	results := make(chan result, 1)
-	onThread(func() {
+	thread.Start(func() {
 		fd, err := t.work()
 		results <- result{fd, err}
 	})

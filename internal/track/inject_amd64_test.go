@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"migrate/internal/thread"
 )
 
 func vdsoOf(t *testing.T, pid int) Range {
@@ -177,7 +179,7 @@ func TestAProcessThatDiesMeanwhile(t *testing.T) {
 func traceAll(t *testing.T, pid int) {
 	t.Helper()
 	traced, end := make(chan error), make(chan struct{})
-	onThread(func() {
+	thread.Start(func() {
 		var err error
 		tasks, _ := os.ReadDir(procPath(pid, "task"))
 		for _, e := range tasks {
