@@ -54,7 +54,7 @@ func (e *NoPortError) Error() string {
 }
 
 // NewInjector finds the interfaces' other ends as they are now. If there are interfaces and none has any, the error is a
-// NoPortError; if some have none, see Absent.
+// NoPortError; if some have none, what is for them is left to the peers to send again.
 func NewInjector(netns string) (*Injector, error) {
 	i := &Injector{netns: netns, ports: map[string]port{}, socket: -1}
 	if err := i.findPorts(); err != nil {
@@ -68,9 +68,6 @@ func NewInjector(netns string) (*Injector, error) {
 	}
 	return i, nil
 }
-
-// Absent names the interfaces that frames cannot be injected into.
-func (i *Injector) Absent() []string { return slices.Clone(i.absent) }
 
 // Inject sends frames in their order and returns how many it sent. The lock must be open by now. Frames that are not for
 // the container, or malformed, are left out; so are those that a full queue refuses for too long. The error says

@@ -129,7 +129,7 @@ func TestInjectorWithoutSomeInterface(t *testing.T) {
 		attrs.Name = "other"
 		return netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs})
 	})
-	if got := b.injector(t).Absent(); !slices.Equal(got, []string{"other"}) {
+	if got := b.injector(t).absent; !slices.Equal(got, []string{"other"}) {
 		t.Errorf("absent are %q", got)
 	}
 }

@@ -225,36 +225,6 @@ func TestDeltaCacheIsShared(t *testing.T) {
 	l.want(7, 1, b)
 }
 
-func TestSlotOf(t *testing.T) {
-	l := newLink(t, testLimit, 0)
-	l.pages(7, 0, page(1), page(2))
-	if slot, ok := l.table.SlotOf(make([]byte, PageSize)); !ok || slot != 0 {
-		t.Errorf("zeros are in slot %d, %v", slot, ok)
-	}
-	if _, ok := l.table.SlotOf(page(9)); ok {
-		t.Error("content is found that was never sent")
-	}
-	slot, ok := l.table.SlotOf(page(2))
-	if !ok || slot != 2 {
-		t.Fatalf("slot is %d, %v", slot, ok)
-	}
-	// whatever becomes of the page, the slot stays
-	l.pages(7, 0, page(3), page(4))
-	l.round(func(e *Encoder) error { return e.Drop(7, 0, 0) })
-	l.pages(8, 0, page(5), page(6), page(7))
-	got := make([]byte, PageSize)
-	if err := l.store.readSlot(slot, got); err != nil || !bytes.Equal(got, page(2)) {
-		t.Errorf("the slot has changed, %v", err)
-	}
-	wantRecords(t, l.pages(9, 0, page(2), page(2)), "map 9:0x0+1 to 2", "map 9:0x1+1 to 2")
-	l.pages(9, 0, page(8))
-	l.want(9, 1, page(2))
-	l.round(func(e *Encoder) error { return e.Drop(9, 0, 0) })
-	if *l.table.slots.refs(slot) != pinned {
-		t.Error("the slot can become free")
-	}
-}
-
 // Runs do not go on in another space.
 func TestRunsEndWithTheirSpace(t *testing.T) {
 	l := newLink(t, testLimit, 0)

@@ -11,11 +11,11 @@ const slabSlots = 4096
 // slab describes slots. Apart from each other, sums and counts take 20 bytes a slot.
 type slab struct {
 	sums [slabSlots]sum
-	refs [slabSlots]uint32 // pages that map the slot; pinned: never to be freed or written again
+	refs [slabSlots]uint32 // pages that map the slot, at most uncounted
 }
 
-// pinned as a count of pages is one that never changes.
-const pinned = math.MaxUint32
+// uncounted is a count of pages that has run over and stays: the slot is never free again, which is harmless.
+const uncounted = math.MaxUint32
 
 // bitmap has one bit a slot.
 type bitmap []uint64
@@ -48,17 +48,15 @@ func (s *slots) find(want sum) (slot uint32, ok bool) { return s.index.find(want
 
 // hold counts one more page that maps the slot.
 func (s *slots) hold(slot uint32) {
-	if refs := s.refs(slot); *refs != pinned {
-		*refs++ // at pinned it stays for ever, which is harmless
+	if refs := s.refs(slot); *refs != uncounted {
+		*refs++
 	}
 }
-
-func (s *slots) pin(slot uint32) { *s.refs(slot) = pinned }
 
 // release counts one page less. The slot that nothing maps is free from the next round on.
 func (s *slots) release(slot uint32) {
 	refs := s.refs(slot)
-	if *refs == pinned {
+	if *refs == uncounted {
 		return
 	}
 	if *refs--; *refs == 0 {

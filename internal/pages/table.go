@@ -92,22 +92,6 @@ func (t *Table) release(entry uint32) {
 	}
 }
 
-// SlotOf finds content that is in a slot once the present round is applied; p is one page, and that of a page of zeros
-// is 0. The slot keeps its content for as long as the table lives: it is not counted as freed any more.
-func (t *Table) SlotOf(p []byte) (slot uint32, ok bool) {
-	if isZero(p) {
-		return 0, true
-	}
-	h := hasher{mac: t.mac}
-	s := h.sum(p)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if slot, ok = t.slots.find(s); ok {
-		t.slots.pin(slot)
-	}
-	return slot, ok
-}
-
 // Stats counts from the table's beginning. While Encoders are at work the numbers may not match each other.
 func (t *Table) Stats() Stats {
 	c := &t.stats
