@@ -6,5 +6,6 @@
 //
 //	go test ./testbed/scenarios -run TestMoveRedis -v
 //
-// MIGRATE_BINARY names a program to test instead of the one that is built from the checkout.
+// MIGRATE_BINARY names a program to test instead of the one that is built from the checkout, MIGRATE_SCENARIOS_NAME a testbed of
+// another name, to run beside another run.
 package scenarios

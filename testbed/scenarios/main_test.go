@@ -1,6 +1,7 @@
 package scenarios
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -17,7 +18,7 @@ import (
 )
 
 // bedName is of its own, beside testbeds that people have up.
-const bedName = "mt-scenarios"
+var bedName = cmp.Or(os.Getenv("MIGRATE_SCENARIOS_NAME"), "mt-scenarios")
 
 // The hosts: containers move between a and b, clients run on c, and d is at hand for tests that change a host.
 var (
