@@ -12,8 +12,6 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-
-	"migrate/internal/thread"
 )
 
 func TestInterfaces(t *testing.T) {
@@ -123,8 +121,8 @@ func TestDoErrors(t *testing.T) {
 	if err := Do(netns, func() error { return cause }); !errors.Is(err, cause) {
 		t.Errorf("got %v, want %v", err, cause)
 	}
-	if err := Do(netns, func() error { runtime.Goexit(); return nil }); !errors.Is(err, thread.ErrNotReturned) {
-		t.Errorf("got %v, want %v", err, thread.ErrNotReturned)
+	if err := Do(netns, func() error { runtime.Goexit(); return nil }); !errors.Is(err, errNotReturned) {
+		t.Errorf("got %v, want %v", err, errNotReturned)
 	}
 	if err := Do("/nowhere", nil); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("got %v, want %v", err, os.ErrNotExist)

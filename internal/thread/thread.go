@@ -1,5 +1,8 @@
 // Package thread runs functions on threads that nothing else ever uses: for what cannot be undone on a thread, such as entering
 // a namespace, or must end with it, such as tracing.
+//
+// Programs that die with the thread that started them (PR_SET_PDEATHSIG) and this package do not go together: a thread that ends
+// here may be one that was used before.
 package thread
 
 import (

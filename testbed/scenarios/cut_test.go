@@ -208,7 +208,7 @@ func TestSourceKilled(t *testing.T) {
 // one copy runs on.
 func TestCRIUKilledInHold(t *testing.T) {
 	t.Parallel()
-	const id = "hold"
+	const id = "criu-killed"
 	to := startAgent(t, hostB)
 	var mo moment
 	for _, mo = range moments {
