@@ -99,7 +99,7 @@ func (s *sender) prepareDump(ctx context.Context) (err error) {
 		Self: s.opt.Guard, Runtime: s.h.RuntimePath, Root: s.h.RuntimeRoot, ID: s.h.RuntimeID, ConfigAt: s.h.CRIUConfig,
 		ImageDir: s.stage.Images(), WorkDir: s.stage.Work(), HookDir: s.stage.Hook(),
 		TCP: s.opt.TCP, Lazy: s.inPlace(), Engine: s.opt.EngineSpec, NetNS: s.h.NetNS, Freezer: s.h.CgroupFreeze, Stage: s.stage.Dir(),
-		External: s.external(),
+		External: s.external(), Keep: s.held,
 	})
 	if err != nil {
 		return fmt.Errorf("prepare the dump: %w", err)

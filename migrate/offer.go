@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"migrate/internal/criu"
+	"migrate/internal/engine"
 	"migrate/internal/fail"
 	"migrate/internal/handover"
 	"migrate/internal/proto"
@@ -16,13 +17,11 @@ import (
 
 // inspect finds out what the container is, locks it for this migration and refuses what cannot be moved.
 func (s *sender) inspect(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, engineLimit)
-	defer cancel()
-	unlock, err := s.eng.Lock(ctx, s.opt.Container)
-	if err != nil {
+	if err := s.take(ctx); err != nil {
 		return err
 	}
-	s.push("unlock container", unlock)
+	ctx, cancel := context.WithTimeout(ctx, engineLimit)
+	defer cancel()
 	if err := s.describe(ctx); err != nil {
 		return err
 	}
@@ -30,6 +29,18 @@ func (s *sender) inspect(ctx context.Context) error {
 		return err
 	}
 	return s.planStorage(ctx)
+}
+
+// take locks the container.
+func (s *sender) take(ctx context.Context) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, lockLimit)
+	defer cancel()
+	var unlock engine.Undo
+	if s.held, unlock, err = s.eng.Lock(ctx, s.opt.Container); err != nil {
+		return err
+	}
+	s.push("unlock container", unlock)
+	return nil
 }
 
 // describe asks the engine what the container is.

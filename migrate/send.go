@@ -55,6 +55,7 @@ const DefaultTimeout = 120 * time.Second
 // Limits of single steps. A step that exceeds its limit is given up and taken back.
 const (
 	engineLimit = 30 * time.Second // one call of the engine
+	lockLimit   = time.Minute      // until the guard of an agent that died is through
 	abortLimit  = 10 * time.Second // for CRIU to let the tasks go again
 	undoLimit   = 60 * time.Second // all undos together
 	// how long a failed migration waits to hear that nothing is left at the destination
@@ -85,6 +86,7 @@ type sender struct {
 	throttler  *throttler      // nil unless the container may be slowed down
 	busy       bool            // the container writes a lot
 	shared     *sharedMemory   // likewise
+	held       *os.File        // keeps the container locked for whoever inherits it
 	lock       *network.Lock   // nil unless the container has a network of its own
 	packets    *packets        // nil if they are not kept
 	neighbours []network.Neighbour

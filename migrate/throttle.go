@@ -71,7 +71,7 @@ func (t *throttler) more() bool { return t != nil && (t.t == nil || t.t.More()) 
 // step slows the container down further.
 func (t *throttler) step(ctx context.Context) error {
 	if t.t == nil {
-		th, err := throttle.Start(ctx, t.s.opt.Throttler, t.s.h.Pid, t.cpus)
+		th, err := throttle.Start(ctx, t.s.opt.Throttler, t.s.h.Pid, t.cpus, t.s.held)
 		if err != nil {
 			return err
 		}

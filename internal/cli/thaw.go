@@ -58,7 +58,7 @@ func thawCommand(env environment) *cli.Command {
 // thaw resumes the container and opens its network. sure is asked in between.
 func thaw(ctx context.Context, eng engine.Source, id string, sure func(string) error, stderr io.Writer) error {
 	where := "source, thaw"
-	unlock, err := eng.Lock(ctx, id)
+	_, unlock, err := eng.Lock(ctx, id)
 	if err != nil {
 		return fail.New(fail.Container, "thaw container "+id, err).With(where, "wait until the migration that is under way is over, or end it")
 	}

@@ -35,7 +35,7 @@ func TestThaw(t *testing.T) {
 	if _, _, err := host.Inspect(ctx, "redis"); !errors.Is(err, engine.ErrPaused) {
 		t.Errorf("without a confirmation it was thawed: %v", err)
 	}
-	unlock, err := host.Lock(ctx, "redis")
+	_, unlock, err := host.Lock(ctx, "redis")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -29,6 +29,7 @@ type DumpRequest struct {
 	Freezer  string   // see GuardJob
 	Stage    string   // see GuardJob
 	External []string // see Config
+	Keep     *os.File // what a guard inherits, for as long as it has to do with the container; nil: nothing
 	Lazy     bool     // leave memory that may come later in the tasks: see LazyLimit for how much
 
 	// ByReference makes a lazy dump take references to memory in any case, as it has to where no parent can be claimed: see claim.go.
@@ -82,8 +83,8 @@ func PrepareDump(ctx context.Context, req DumpRequest) (*Dump, error) {
 	g, err := startGuard(ctx, req.Self, GuardJob{
 		Runtime: req.Runtime, Args: append(args, req.ID), Config: conf, ConfigAt: req.ConfigAt,
 		Output: filepath.Join(req.WorkDir, "runtime.out"), Engine: req.Engine, ID: req.ID, NetNS: req.NetNS, Freezer: req.Freezer, Stage: req.Stage,
-		Lazy: req.Lazy, Claim: claim,
-	})
+		Lazy: req.Lazy, Claim: claim, Keeps: req.Keep != nil,
+	}, req.Keep)
 	if err != nil {
 		hook.Close()
 		return nil, err

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"migrate/internal/inherit"
 	"migrate/internal/thread"
 )
 
@@ -34,6 +35,7 @@ type GuardJob struct {
 	Freezer  string   `json:"freezer"` // the cgroup's state file, for when the engine does not answer
 	Stage    string   `json:"stage"`   // removed when the agent dies: it holds the container's memory
 	Lazy     bool     `json:"lazy"`    // CRIU will need many descriptors
+	Keeps    bool     `json:"keeps"`   // a file is inherited, and to be kept open
 	Claim    Claim    `json:"claim"`   // what makes a lazy dump cheaper, where it works
 }
 
@@ -58,6 +60,9 @@ const orphanLimit = 30 * time.Second
 // "done", the guard waits for the runtime to undo the dump, which the hook's end-of-file causes, and calls orphan to thaw
 // and unlock the container. The returned value is the process's exit status.
 func RunGuard(job GuardJob, control io.Reader, orphan func(context.Context, GuardJob) error) int {
+	if job.Keeps {
+		inherit.Keep()
+	}
 	signal.Ignore(syscall.SIGPIPE) // an agent that died reads nothing any more
 	// the agent's mount namespace, in which the stage has to be removed
 	host, err := os.Open(fmt.Sprintf("/proc/%d/ns/mnt", os.Getppid()))
@@ -262,7 +267,7 @@ type guard struct {
 
 // startGuard starts self, this program, as a guard in a mount namespace, session and process group of its own, and
 // returns when it is ready to begin.
-func startGuard(ctx context.Context, self []string, job GuardJob) (*guard, error) {
+func startGuard(ctx context.Context, self []string, job GuardJob, keep *os.File) (*guard, error) {
 	arg, err := json.Marshal(job)
 	if err != nil {
 		return nil, fmt.Errorf("encode the guard's job: %w", err)
@@ -272,6 +277,7 @@ func startGuard(ctx context.Context, self []string, job GuardJob) (*guard, error
 	// a session of its own: a Ctrl-C on the terminal is for the agent, which undoes things in order
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Setsid: true}
 	g.cmd.Stderr = g.stderr
+	inherit.Pass(g.cmd, keep)
 	if g.control, err = g.cmd.StdinPipe(); err != nil {
 		return nil, fmt.Errorf("start guard: %w", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -69,6 +70,9 @@ func agentMain(mode, dir string) int {
 		if mode == "no-engine" {
 			req.NetNS = "fail"
 		}
+		if req.Keep, err = lockedFile(filepath.Join(dir, "lock")); err != nil {
+			return err
+		}
 		d, err := PrepareDump(context.Background(), req)
 		if err != nil || mode == "prepared" {
 			return err
@@ -93,6 +97,14 @@ func agentMain(mode, dir string) int {
 	fmt.Println("there", err)
 	time.Sleep(time.Minute)
 	return 0
+}
+
+func lockedFile(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	return f, syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 }
 
 const guardRuntime = `#!/bin/sh
@@ -226,7 +238,7 @@ func TestGuardAfterTheAgentsDeath(t *testing.T) {
 	}
 }
 
-// A runtime that hangs is killed when the agent is gone, and the container thawed.
+// A runtime that hangs is killed when the agent is gone, and the container thawed. Meanwhile nobody else may begin with it.
 func TestGuardKillsARuntimeThatHangs(t *testing.T) {
 	if testing.Short() {
 		t.Skip("SKIPPED: takes as long as the guard's patience")
@@ -234,6 +246,12 @@ func TestGuardKillsARuntimeThatHangs(t *testing.T) {
 	dir := guardDir(t, "hang")
 	killAgent(t, dir, "begun")
 	began := time.Now()
+	if f, err := lockedFile(filepath.Join(dir, "lock")); !errors.Is(err, syscall.EWOULDBLOCK) {
+		t.Errorf("the container is not locked any more: %v, %v", f, err)
+	}
+	if pid, err := os.ReadFile(filepath.Join(dir, "runtime-up")); err != nil || holds(t, strings.TrimSpace(string(pid)), filepath.Join(dir, "lock")) {
+		t.Errorf("the runtime has the lock, too: %v", err)
+	}
 	if err := waitFor(func() bool { _, err := os.Stat(filepath.Join(dir, "orphaned")); return err == nil }); err != nil {
 		t.Fatalf("after %v nobody thawed the container", time.Since(began))
 	}
@@ -244,6 +262,26 @@ func TestGuardKillsARuntimeThatHangs(t *testing.T) {
 	if _, err := os.Stat(filepath.Join("/proc", strings.TrimSpace(string(b)))); err == nil {
 		t.Error("the runtime is still there")
 	}
+	if err := waitFor(func() bool {
+		f, err := lockedFile(filepath.Join(dir, "lock"))
+		f.Close()
+		return err == nil
+	}); err != nil {
+		t.Error("the container is still locked when the guard is through")
+	}
+}
+
+// holds says whether a process has the file open.
+func holds(t *testing.T, pid, path string) bool {
+	t.Helper()
+	fds, err := filepath.Glob(filepath.Join("/proc", pid, "fd/*"))
+	if err != nil || len(fds) == 0 {
+		t.Errorf("process %s has no descriptors, %v", pid, err)
+	}
+	return slices.ContainsFunc(fds, func(fd string) bool {
+		to, _ := os.Readlink(fd)
+		return to == path
+	})
 }
 
 // prepare makes a dump in this process.

@@ -18,6 +18,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"os"
 	"time"
 )
 
@@ -167,9 +168,10 @@ type Source interface {
 	Inspect(ctx context.Context, id string) (*Container, *Handles, error)
 	// OpenBlob opens a blob of the container's image; the caller closes it.
 	OpenBlob(ctx context.Context, b Blob) (io.ReadCloser, error)
-	// Lock takes the container for one migration on this host; a second caller gets ErrExists. The lock ends
-	// with the returned Undo or with the process.
-	Lock(ctx context.Context, id string) (Undo, error)
+	// Lock takes the container for one migration on this host; a second caller gets ErrExists. The lock ends with the returned
+	// Undo, or with the process and all that inherit held from it: what cleans up after an agent that died must be through before
+	// the next one begins. held is nil for an engine that has no processes, and not to be closed.
+	Lock(ctx context.Context, id string) (held *os.File, unlock Undo, err error)
 	// Pause freezes all processes; Resume lets them go on. Both are idempotent.
 	Pause(ctx context.Context, id string) error
 	Resume(ctx context.Context, id string) error

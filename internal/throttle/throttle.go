@@ -7,12 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"sync"
 	"syscall"
 	"time"
 
 	"migrate/internal/cgroup"
+	"migrate/internal/inherit"
 )
 
 // Steps, in percent of what the container took unthrottled, as QEMU's auto-converge has them.
@@ -38,16 +40,16 @@ type Throttle struct {
 }
 
 // Start starts a keeper for the container that a process is in, which has taken full CPUs; self is how to run this
-// program as a keeper, up to its last argument. Nothing is limited yet. The caller must End it.
-func Start(ctx context.Context, self []string, pid int, full float64) (*Throttle, error) {
+// program as a keeper, up to its last argument. The keeper keeps the file open, unless that is nil. Nothing is limited yet. The caller must End it.
+func Start(ctx context.Context, self []string, pid int, full float64, keep *os.File) (*Throttle, error) {
 	q, err := cgroup.QuotaOf(pid)
 	if err != nil {
 		return nil, err
 	}
-	return start(ctx, self, q, full)
+	return start(ctx, self, q, full, keep)
 }
 
-func start(ctx context.Context, self []string, q *cgroup.Quota, full float64) (*Throttle, error) {
+func start(ctx context.Context, self []string, q *cgroup.Quota, full float64, keep *os.File) (*Throttle, error) {
 	job, err := json.Marshal(q)
 	if err != nil {
 		return nil, fmt.Errorf("encode the keeper's job: %w", err)
@@ -56,6 +58,7 @@ func start(ctx context.Context, self []string, q *cgroup.Quota, full float64) (*
 	t.cmd = exec.Command(self[0], append(self[1:len(self):len(self)], string(job))...)
 	// a session of its own: a Ctrl-C on the terminal is for the agent, which undoes things in order
 	t.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	inherit.Pass(t.cmd, keep)
 	if t.control, err = t.cmd.StdinPipe(); err != nil {
 		return nil, fmt.Errorf("start the keeper of the CPU limit: %w", err)
 	}

@@ -36,7 +36,7 @@ func agent() {
 	os.Unsetenv(asAgent) // its keeper is none
 	os.Setenv(asKeeper, "1")
 	q := &cgroup.Quota{Dir: cgroup.Dir{Path: os.Args[1]}, Limit: "-1", Period: 100_000}
-	t, err := start(context.Background(), self(), q, 1)
+	t, err := start(context.Background(), self(), q, 1, nil)
 	if err == nil {
 		err = t.Step(context.Background())
 	}
@@ -75,7 +75,7 @@ func limitOf(t *testing.T, dir string) string {
 func startTest(t *testing.T, q *cgroup.Quota, full float64) *Throttle {
 	t.Helper()
 	t.Setenv(asKeeper, "1")
-	th, err := start(t.Context(), self(), q, full)
+	th, err := start(t.Context(), self(), q, full, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -183,14 +183,14 @@ func TestRuncState(t *testing.T) {
 
 func TestLockIsOnePerContainer(t *testing.T) {
 	e := &Engine{opts: Options{Namespace: "ns", LockDir: filepath.Join(t.TempDir(), "lock")}}
-	unlock, err := e.Lock(t.Context(), "web")
+	_, unlock, err := e.Lock(t.Context(), "web")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := e.Lock(t.Context(), "web"); !errors.Is(err, engine.ErrExists) {
+	if _, _, err := e.Lock(t.Context(), "web"); !errors.Is(err, engine.ErrExists) {
 		t.Errorf("second Lock: %v, want ErrExists", err)
 	}
-	if other, err := e.Lock(t.Context(), "db"); err != nil {
+	if _, other, err := e.Lock(t.Context(), "db"); err != nil {
 		t.Errorf("Lock of another: %v", err)
 	} else if err := other(t.Context()); err != nil {
 		t.Error(err)

@@ -181,15 +181,15 @@ func readBlob(ctx context.Context, t *testing.T, b *Bench, blob engine.Blob) []b
 
 func testLock(ctx context.Context, t *testing.T, b *Bench) {
 	id := b.Start(t, engine.StatusRunning)
-	unlock, err := b.Source.Lock(ctx, id)
+	_, unlock, err := b.Source.Lock(ctx, id)
 	if err != nil {
 		t.Fatalf("Lock: %v", err)
 	}
-	if _, err := b.Source.Lock(ctx, id); !errors.Is(err, engine.ErrExists) {
+	if _, _, err := b.Source.Lock(ctx, id); !errors.Is(err, engine.ErrExists) {
 		t.Errorf("second Lock: %v, want ErrExists", err)
 	}
 	twice(ctx, t, "Lock", unlock)
-	unlock, err = b.Source.Lock(ctx, id)
+	_, unlock, err = b.Source.Lock(ctx, id)
 	if err != nil {
 		t.Fatalf("Lock after unlock: %v", err)
 	}

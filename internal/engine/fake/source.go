@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"slices"
 
 	"migrate/internal/engine"
@@ -77,17 +78,17 @@ func (e *Engine) OpenBlob(ctx context.Context, b engine.Blob) (io.ReadCloser, er
 }
 
 // Lock implements engine.Engine.
-func (e *Engine) Lock(ctx context.Context, id string) (engine.Undo, error) {
+func (e *Engine) Lock(ctx context.Context, id string) (*os.File, engine.Undo, error) {
 	if err := e.enter(ctx, OpLock, id); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.locks[id] {
-		return nil, fmt.Errorf("%q is being migrated already: %w", id, engine.ErrExists)
+		return nil, nil, fmt.Errorf("%q is being migrated already: %w", id, engine.ErrExists)
 	}
 	e.locks[id] = true
-	return e.undo(OpLock, id, func() { delete(e.locks, id) }), nil
+	return nil, e.undo(OpLock, id, func() { delete(e.locks, id) }), nil
 }
 
 // Pause implements engine.Engine.
