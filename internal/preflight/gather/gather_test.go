@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -89,8 +90,7 @@ func hold(t testing.TB, dir string, kinds ...string) *holder {
 	must(t, err)
 	var said strings.Builder
 	cmd.Stderr = &said
-	must(t, cmd.Start())
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	startTied(t, cmd)
 	h := &holder{pid: cmd.Process.Pid}
 	for r := bufio.NewReader(out); len(h.held) < len(kinds); {
 		line, err := r.ReadBytes('\n')
@@ -105,6 +105,19 @@ func hold(t testing.TB, dir string, kinds ...string) *holder {
 	}
 	h.pids = descendants(t, h.pid)
 	return h
+}
+
+// startTied starts a process that dies with this one. It would die with the thread that started it, and threads end that were in other namespaces.
+func startTied(t testing.TB, cmd *exec.Cmd) {
+	t.Helper()
+	started, done := make(chan error), make(chan struct{})
+	go func() {
+		runtime.LockOSThread()
+		started <- cmd.Start()
+		<-done
+	}()
+	must(t, <-started)
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait(); close(done) })
 }
 
 // descendants lists a process and all that it started, as a cgroup would: without those that have ended.
@@ -242,8 +255,7 @@ func TestOutside(t *testing.T) {
 	must(t, err)
 	cmd := exec.Command(path, "hold", "--kind", "sleep")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	must(t, cmd.Start())
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	startTied(t, cmd)
 	h.pids = append(h.pids, cmd.Process.Pid)
 	if fs := h.judge(t); !slices.ContainsFunc(fs, func(f preflight.Finding) bool { return f.Code == "exec-session" && f.Thing.Pid == cmd.Process.Pid }) {
 		t.Errorf("found %v", fs)
