@@ -62,6 +62,8 @@ func init() {
 	})
 	kinds["file"] = locked(func(int) error { return nil })
 	kinds["fifo"] = fifo
+	kinds["hidden"] = hidden
+	kinds["ramfs"] = func(dir string) (Held, error) { return Held{FD: -1}, unix.Mount("held", dir, "ramfs", 0, "") }
 	kinds["outside-file"] = func(dir string) (Held, error) { return opened(filepath.Join(dir, "away", "file")) }
 }
 
@@ -261,6 +263,18 @@ func locked(lock func(fd int) error) kind {
 		}
 		return Held{FD: int(f.Fd()), Keep: f}, lock(int(f.Fd()))
 	}
+}
+
+// hidden is a file on a file system over which another one was mounted.
+func hidden(dir string) (Held, error) {
+	if err := unix.Mount("below", dir, "tmpfs", 0, ""); err != nil {
+		return Held{}, err
+	}
+	f, err := create(filepath.Join(dir, "hidden"), 1)
+	if err != nil {
+		return Held{}, err
+	}
+	return Held{FD: int(f.Fd()), Keep: f}, unix.Mount("above", dir, "tmpfs", 0, "")
 }
 
 func fifo(dir string) (Held, error) {
