@@ -20,7 +20,6 @@ func init() {
 	kinds["stopped"] = stopped
 	kinds["traced"] = traced
 	kinds["vfork"] = vfork
-	kinds["uninterruptible"] = uninterruptible
 	for name, flag := range map[string]uintptr{
 		"pidns": unix.CLONE_NEWPID, "netns": unix.CLONE_NEWNET, "mntns": unix.CLONE_NEWNS, "utsns": unix.CLONE_NEWUTS,
 		"ipcns": unix.CLONE_NEWIPC, "userns": 0, "timens": unix.CLONE_NEWTIME,

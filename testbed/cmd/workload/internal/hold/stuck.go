@@ -1,32 +1,49 @@
 package hold
 
 import (
+	"errors"
+	"fmt"
+	"os"
 	"runtime"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// uninterruptible has the process's first thread wait in the kernel, as for a disk that does not answer: for a page of its own that
-// nobody fills in (userfaultfd), in a call that lets only SIGKILL through.
-func uninterruptible(string) (Held, error) {
+// onFirstThread is set for a child whose kind is to be opened on the thread whose state is the process's.
+const onFirstThread = "HOLD_ON_FIRST_THREAD"
+
+func init() {
+	if os.Getenv(onFirstThread) != "" {
+		runtime.LockOSThread()
+	}
+	kinds["uninterruptible"] = uninterruptible
+	kinds["stuck"] = func(string) (Held, error) { return Held{FD: -1}, stuck() }
+}
+
+// uninterruptible is a child that waits in the kernel, as for a disk that does not answer.
+func uninterruptible(dir string) (Held, error) {
+	c := again("stuck", dir)
+	c.Env = append(os.Environ(), onFirstThread+"=1")
+	return child(c)
+}
+
+// stuck waits for a page of its own that nobody fills in (userfaultfd), in a call that lets only SIGKILL through.
+func stuck() error {
 	const page = 4096
 	mem, err := unix.Mmap(-1, 0, page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
-		return Held{}, err
+		return err
 	}
 	at := uintptr(unsafe.Pointer(&mem[0]))
 	fd, err := missing(at, page)
 	if err != nil {
-		return Held{}, err
+		return err
 	}
-	onFirstThread(func() {
-		var buf [1]byte
-		local := unix.Iovec{Base: &buf[0], Len: 1}
-		remote := unix.RemoteIovec{Base: at, Len: 1}
-		_, _ = unix.ProcessVMReadv(unix.Getpid(), []unix.Iovec{local}, []unix.RemoteIovec{remote}, 0)
-	})
-	return Held{FD: -1, Keep: []any{mem, fd}}, nil
+	fmt.Println("stuck")
+	var buf [1]byte
+	_, err = unix.ProcessVMReadv(unix.Getpid(), []unix.Iovec{{Base: &buf[0], Len: 1}}, []unix.RemoteIovec{{Base: at, Len: 1}}, 0)
+	return errors.Join(err, unix.Close(fd))
 }
 
 // missing has a userfaultfd asked for a page that is not there.
@@ -43,21 +60,4 @@ func missing(at, size uintptr) (int, error) {
 	area := [4]uint64{uint64(at), uint64(size), modeMissing}
 	_, err = call(unix.SYS_IOCTL, uintptr(fd), register, uintptr(unsafe.Pointer(&area)))
 	return fd, err
-}
-
-// onFirstThread runs f on the thread whose state is the process's, and does not wait for it. The others it keeps until then.
-func onFirstThread(f func()) {
-	for first := false; !first; {
-		is := make(chan bool)
-		go func() {
-			runtime.LockOSThread()
-			mine := unix.Gettid() == unix.Getpid()
-			is <- mine
-			if mine {
-				f()
-			}
-			select {}
-		}()
-		first = <-is
-	}
 }
