@@ -204,7 +204,7 @@ func TestKindsAreFound(t *testing.T) {
 		"mptcp": "socket-mptcp", "mptcp-closed": "socket-mptcp", "vsock": "socket-family",
 		"raw": "", "packet": "", "netlink": "", "uevent": "", "udp": "", "nl-waiting": "netlink-waiting",
 		"unix-pair": "", "unix-waiting": "", "unix-in-flight": "unix-waiting", "unix-half": "", "scm": "",
-		"io_uring": "io-uring", "userfaultfd": "kernel-object", "perf": "kernel-object", "landlock": "kernel-object", "seccomp-notify": "kernel-object",
+		"io_uring": "io-uring", "userfaultfd": "kernel-object", "perf": "kernel-object", "kvm": "kernel-object", "landlock": "kernel-object", "seccomp-notify": "kernel-object",
 		"bpf": "bpf-map", "pidfd": "", "pidfd-thread": "pidfd-thread", "memfd": "", "memfd-sealed": "", "memfd-secret": "secret-memory",
 		"eventfd": "", "epoll": "", "timerfd": "", "signalfd": "", "aio": "", "null": "", "urandom": "", "tun": "", "device": "device",
 		"inotify": onOverlay, "inotify-proc": "fsnotify", "inotify-tmpfs": "", "fanotify": "", "pipe": "", "pipe-packet": "pipe-packet", "fifo": "",

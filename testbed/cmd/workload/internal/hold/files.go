@@ -18,6 +18,7 @@ func init() {
 		"io_uring":      ioUring,
 		"userfaultfd":   func() (int, error) { return call(unix.SYS_USERFAULTFD, unix.O_CLOEXEC|1) },
 		"perf":          perf,
+		"kvm":           virtualMachine,
 		"bpf":           bpfMap,
 		"pidfd":         func() (int, error) { return unix.PidfdOpen(os.Getpid(), 0) },
 		"pidfd-thread":  func() (int, error) { return unix.PidfdOpen(unix.Gettid(), unix.O_EXCL) },
@@ -98,6 +99,16 @@ func perf() (int, error) {
 	attr := unix.PerfEventAttr{Type: unix.PERF_TYPE_SOFTWARE, Config: unix.PERF_COUNT_SW_CPU_CLOCK, Bits: unix.PerfBitExcludeKernel | unix.PerfBitExcludeHv}
 	attr.Size = uint32(unsafe.Sizeof(attr))
 	return unix.PerfEventOpen(&attr, 0, -1, -1, unix.PERF_FLAG_FD_CLOEXEC)
+}
+
+// virtualMachine is one without anything in it.
+func virtualMachine() (int, error) {
+	fd, err := unix.Open("/dev/kvm", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	const createVM = 0xae01
+	return call(unix.SYS_IOCTL, uintptr(fd), createVM, 0)
 }
 
 // bpfMap makes a ring buffer, which is of no type that could be read out.
