@@ -1,6 +1,7 @@
 package scenarios
 
 import (
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -101,6 +102,27 @@ func TestCheckCPU(t *testing.T) {
 	out, err := try(hostA, "unshare", "-m", "sh", "-euc", script, "sh", id, to.addr(), to.token(t), sendDir(id))
 	if exitCode(err) != 4 || !strings.Contains(out, "blocks: cpu-features") || !strings.Contains(out, "avx10_9") {
 		t.Errorf("exit status %d\n%s", exitCode(err), out)
+	}
+	s.assertStayed(t, hostA, hostB)
+}
+
+// TestCheckCgroups has a destination with the other version of cgroups, and without a controller.
+func TestCheckCgroups(t *testing.T) {
+	t.Parallel()
+	const id = "check-cgroups"
+	s := mounted(t, hostA, id, "", "--memory-limit", "268435456")
+	to := &agent{host: hostB, port: int(lastPort.Add(1))}
+	to.dir = fmt.Sprintf("/run/scn/recv-%d", to.port)
+	to.args = []string{"unshare", "-m", "sh", "-euc", `mkdir -p "$1/cgroup"; echo cpu pids >"$1/cgroup/cgroup.controllers"
+		mount --bind "$1/cgroup" /sys/fs/cgroup
+		exec migrate recv --listen "$2" --state-dir "$1/state" --run-dir "$1/run" --log-dir "$1/log"`, "sh", to.dir, to.listen()}
+	to.start(t)
+	dir := sendDir(id)
+	rep := check(t, hostA, 0, id, to.addr(), "--token", to.token(t), "--state-dir", dir+"/state", "--run-dir", dir+"/run")
+	for code, detail := range map[string]string{"cgroup-version": "v1 here, v2 there", "cgroup-controller": "memory"} {
+		if f := finding(t, rep, code); f.Severity != preflight.Degrades || f.Side != preflight.Destination || !strings.Contains(f.Reason, detail) {
+			t.Errorf("%+v", f)
+		}
 	}
 	s.assertStayed(t, hostA, hostB)
 }
