@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 
+	"golang.org/x/sync/errgroup"
+
 	"migrate/internal/criu"
 	"migrate/internal/engine"
 	"migrate/internal/fail"
@@ -45,12 +47,18 @@ func (s *sender) take(ctx context.Context) (err error) {
 
 // describe asks the engine what the container is.
 func (s *sender) describe(ctx context.Context) (err error) {
-	if s.c, s.h, err = s.eng.Inspect(ctx, s.opt.Container); err != nil {
+	var info errgroup.Group // both take a while, and the one has nothing to do with the other
+	info.Go(func() (err error) {
+		s.offer.Source, err = s.eng.Info(ctx)
+		return err
+	})
+	s.c, s.h, err = s.eng.Inspect(ctx, s.opt.Container)
+	ierr := info.Wait()
+	if err != nil {
 		return s.unlessGiven(err)
 	}
 	s.rep.Container, s.rep.Namespace = s.c.ID, s.c.Namespace
-	s.offer.Source, err = s.eng.Info(ctx)
-	return err
+	return ierr
 }
 
 // propose offers the container and receives what the destination lacks. The returned context ends when the destination

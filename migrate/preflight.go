@@ -68,7 +68,7 @@ func (s *sender) examineContainer(ctx context.Context, pids []int) ([]preflight.
 	}
 	c, err := gather.Container(ctx, gather.Options{
 		Init: s.h.Pid, Pids: pids, Passed: s.h.Passed, Binds: s.h.Mounts, GhostLimit: criu.GhostLimit,
-		Memory: criu.MemoryOf(pids), LazyLimit: criu.LazyLimit(), Spec: spec,
+		Memory: func() int64 { return criu.MemoryOf(pids) }, LazyLimit: criu.LazyLimit(), Spec: spec,
 	})
 	if err != nil {
 		return nil, err

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"migrate/internal/network"
 	"migrate/internal/thread"
 )
@@ -91,6 +93,7 @@ func defaultKey(key string) string {
 // readSysctls reads all settings of the calling thread's namespace that can be read and written.
 func readSysctls() (map[string]string, error) {
 	values := map[string]string{}
+	buf := make([]byte, maxSysctl+1)
 	err := filepath.WalkDir(procSys+"/net", func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return nil // an interface may go while we walk
@@ -99,16 +102,31 @@ func readSysctls() (map[string]string, error) {
 		if d.IsDir() || !ValidSysctl(key) {
 			return nil
 		}
-		info, err := d.Info()
-		if err != nil || info.Mode().Perm()&0o600 != 0o600 {
-			return nil
-		}
-		if data, err := os.ReadFile(path); err == nil && len(data) <= maxSysctl {
-			values[key] = strings.TrimSpace(string(data))
+		if value, ok := readSysctl(path, buf); ok {
+			values[key] = value
 		}
 		return nil
 	})
 	return values, err
+}
+
+// readSysctl reads a setting that can be written as well. There are a thousand of them: it makes no more system calls than it needs, and the
+// kernel gives a whole value at once.
+func readSysctl(path string, buf []byte) (value string, ok bool) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", false
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&0o600 != 0o600 {
+		return "", false
+	}
+	n, err := unix.Read(fd, buf)
+	if err != nil || n > maxSysctl {
+		return "", false
+	}
+	return strings.TrimSpace(string(buf[:n])), true
 }
 
 // SetSysctls applies settings to the namespace at path. Settings of interfaces that are not there are skipped.

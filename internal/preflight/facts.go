@@ -10,7 +10,7 @@ type Container struct {
 	Binds      []string           // destinations of its bind mounts, which the runtime declares to CRIU
 	Leases     map[int][]uint64   // inodes of files with a write lease, by the pid of the holder
 	GhostLimit int64              // bytes up to which deleted files travel
-	Memory     int64              // bytes
+	Memory     int64              // bytes; 0 where it is known to be below LazyLimit
 	LazyLimit  int64              // bytes of memory that CRIU can leave in place
 	Resource   bool               // CRIU has CAP_SYS_RESOURCE
 	Cgroup     int                // version
@@ -35,7 +35,8 @@ type Process struct {
 	UID             int
 	Tracer          int
 	Threads         int
-	Shares          int // pid of the parent that it shares its memory with, as after vfork; 0 if it does not
+	Resident        int64 // bytes of memory that is no file's, shared or not; roughly
+	Shares          int   // pid of the parent that it shares its memory with, as after vfork; 0 if it does not
 	Namespaces      map[string]uint64
 	FDs             []Descriptor
 	Maps            []Mapping

@@ -131,7 +131,8 @@ func (j *judgement) namespaces(p *Process) {
 		return
 	}
 	for _, kind := range sortedKeys(p.Namespaces) {
-		if id := first.Namespaces[kind]; id != 0 && id != p.Namespaces[kind] && !slices.Contains(nestable, kind) {
+		// one that has just ended has none any more
+		if id, own := first.Namespaces[kind], p.Namespaces[kind]; id != 0 && own != 0 && id != own && !slices.Contains(nestable, kind) {
 			j.add("nested-namespace", p.thing(), "the "+kind+" namespace")
 		}
 	}

@@ -174,6 +174,7 @@ var situations = map[string]struct {
 	"zombie leader":         {func(c *Container) { child(c).State = 'Z'; child(c); c.Procs[1].Threads = 3 }, "zombie-threads", ""},
 	"nested pid":            {func(c *Container) { child(c).Namespaces["pid"] = 5 }, "nested-namespace", ""},
 	"nested user":           {func(c *Container) { child(c).Namespaces["user"] = 5 }, "nested-namespace", ""},
+	"ended meanwhile":       {func(c *Container) { child(c).Namespaces = map[string]uint64{"pid": 1000} }, "", ""},
 	"nested mount":          {func(c *Container) { child(c).Namespaces["mnt"] = 5 }, "", ""},
 	"joined pid":            {func(c *Container) { c.Spec.Joined["pid"] = "/proc/5/ns/pid" }, "shared-namespace", "/proc/5/ns/pid"},
 	"host's ipc":            {func(c *Container) { c.Spec.Own = []string{"pid", "mount", "uts"} }, "shared-namespace", ""},

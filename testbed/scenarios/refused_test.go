@@ -213,6 +213,9 @@ func TestCRIUMissing(t *testing.T) {
 		const id = "criu-missing-source"
 		s := runServer(t, hostD, id, serverFlags{memory: 1})
 		hide(t)
+		if out, err := try(hostD, "ctr", "containers", "checkpoint", "--task", id, "localhost/own:1"); err == nil {
+			t.Errorf("the engine's own tool needs no CRIU:\n%s", out)
+		}
 		send(t, hostD, id, startAgent(t, hostB)).failed(t, 7, "CRIU", "source", "install criu")
 		s.assertStayed(t, hostD, hostB)
 		s.finish(t)

@@ -28,9 +28,11 @@ func TestDiskFull(t *testing.T) {
 		check(t, s)
 	})
 	t.Run("files known before", func(t *testing.T) {
-		s := runServer(t, hostA, "full-files", serverFlags{memory: 1, files: 100 << 10})
+		s := runServer(t, hostA, "full-files", serverFlags{memory: 1, files: 100 << 10, noClient: true})
+		checkSpace(t, s, to)
 		send(t, hostA, s.id, to).failed(t, 9, "destination", "free disk")
 		check(t, s)
+		engineFailsFull(t, s)
 	})
 	t.Run("during sync", func(t *testing.T) {
 		s := runServer(t, hostA, "full-sync", serverFlags{memory: 1, files: 12 << 10})

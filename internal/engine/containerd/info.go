@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"regexp"
 	"runtime"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -33,16 +34,13 @@ func (e *Engine) Info(ctx context.Context) (engine.Info, error) {
 	if err != nil {
 		return engine.Info{}, err
 	}
-	return engine.Info{
-		Name:        Name,
-		Version:     version.Version,
-		Runtime:     e.toolVersion(ctx, e.opts.Runc, runcVersion),
-		CRIU:        e.toolVersion(ctx, e.opts.CRIU, criuVersion),
-		Snapshotter: e.defaultSnapshotter(cctx),
-		Kernel:      kernel,
-		Arch:        runtime.GOARCH,
-		Root:        e.snapshotRoot(cctx),
-	}, nil
+	info := engine.Info{Name: Name, Version: version.Version, Kernel: kernel, Arch: runtime.GOARCH}
+	var tools sync.WaitGroup
+	tools.Go(func() { info.Runtime = e.toolVersion(ctx, e.opts.Runc, runcVersion) })
+	tools.Go(func() { info.CRIU = e.toolVersion(ctx, e.opts.CRIU, criuVersion) })
+	info.Snapshotter, info.Root = e.defaultSnapshotter(cctx), e.snapshotRoot(cctx)
+	tools.Wait()
+	return info, nil
 }
 
 // toolVersion is "" for a tool that is missing or says something else than it used to.

@@ -28,6 +28,7 @@ type subject struct {
 func (e *Engine) Inspect(ctx context.Context, id string) (*engine.Container, *engine.Handles, error) {
 	ctx, cancel := e.call(ctx, callLimit)
 	defer cancel()
+	go func() { _, _ = e.baseline() }() // takes as long as all that containerd is asked for; who needs it gets the error
 	s, err := e.load(ctx, id)
 	if err != nil {
 		return nil, nil, err

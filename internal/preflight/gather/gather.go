@@ -25,9 +25,10 @@ type Options struct {
 	Passed     []string // see preflight.Container
 	Binds      []string
 	GhostLimit int64 // bytes
-	Memory     int64 // bytes
 	LazyLimit  int64 // bytes
 	Spec       preflight.Spec
+
+	Memory func() int64 // bytes; costs a walk through all page tables, and is only asked if it may be above LazyLimit
 }
 
 // What may be chance is looked at again so often, and so far apart: processes that wait for a disk for a moment, connections that
@@ -40,7 +41,7 @@ const (
 // Container gathers the facts of a container. Processes, descriptors and sockets that go away meanwhile are left out.
 func Container(ctx context.Context, o Options) (*preflight.Container, error) {
 	c := &preflight.Container{
-		Init: o.Init, Passed: o.Passed, Binds: o.Binds, GhostLimit: o.GhostLimit, Memory: o.Memory, LazyLimit: o.LazyLimit, Spec: o.Spec,
+		Init: o.Init, Passed: o.Passed, Binds: o.Binds, GhostLimit: o.GhostLimit, LazyLimit: o.LazyLimit, Spec: o.Spec,
 		UID: os.Getuid(), Resource: capable(capSysResource),
 	}
 	c.Cgroup, _ = cgroups()
@@ -66,10 +67,24 @@ func Container(ctx context.Context, o Options) (*preflight.Container, error) {
 	if err := findMappedLocks(c); err != nil {
 		return nil, fmt.Errorf("look at file locks: %w", err)
 	}
+	if mayExceed(c.Procs, o.LazyLimit) {
+		c.Memory = o.Memory()
+	}
 	findShared(c)
 	lookBehindPipes(c)
 	findZombies(c)
 	return c, again(ctx, c)
+}
+
+// mayExceed says whether processes could have more memory than limit. What the kernel counts for each of them is not exact, and what they
+// share counts for all: it is more than they have together.
+func mayExceed(procs []*preflight.Process, limit int64) bool {
+	const exactness = 2
+	var sum int64
+	for _, p := range procs {
+		sum += p.Resident
+	}
+	return limit > 0 && sum > limit/exactness
 }
 
 // findShared finds processes that have their memory in common with their parents.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -74,6 +75,12 @@ type heldThing struct {
 // hold starts one; dir is its directory.
 func hold(t testing.TB, dir string, kinds ...string) *holder {
 	t.Helper()
+	return holdAlso(t, dir, nil, kinds...)
+}
+
+// holdAlso hands it files as well, from descriptor 3 on.
+func holdAlso(t testing.TB, dir string, files []*os.File, kinds ...string) *holder {
+	t.Helper()
 	needRoot(t)
 	path, err := workload()
 	must(t, err)
@@ -85,12 +92,12 @@ func hold(t testing.TB, dir string, kinds ...string) *holder {
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS, Pdeathsig: syscall.SIGKILL,
 	}
+	cmd.ExtraFiles, cmd.Env = files, append(os.Environ(), "HOLD_PRIVILEGED=1") // namespaces without one for users
 	out, err := cmd.StdoutPipe()
 	must(t, err)
 	var said strings.Builder
 	cmd.Stderr = &said
-	must(t, cmd.Start())
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	startTied(t, cmd)
 	h := &holder{pid: cmd.Process.Pid}
 	for r := bufio.NewReader(out); len(h.held) < len(kinds); {
 		line, err := r.ReadBytes('\n')
@@ -105,6 +112,19 @@ func hold(t testing.TB, dir string, kinds ...string) *holder {
 	}
 	h.pids = descendants(t, h.pid)
 	return h
+}
+
+// startTied starts a process that dies with this one. It would die with the thread that started it, and threads end that were in other namespaces.
+func startTied(t testing.TB, cmd *exec.Cmd) {
+	t.Helper()
+	started, done := make(chan error), make(chan struct{})
+	go func() {
+		runtime.LockOSThread()
+		started <- cmd.Start()
+		<-done
+	}()
+	must(t, <-started)
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait(); close(done) })
 }
 
 // descendants lists a process and all that it started, as a cgroup would: without those that have ended.
@@ -140,11 +160,16 @@ func (h *holder) options() Options {
 // that whoever started the test handed down: they are from outside indeed.
 func (h *holder) judge(t testing.TB) []preflight.Finding {
 	t.Helper()
-	c, err := Container(t.Context(), h.options())
-	must(t, err)
-	return slices.DeleteFunc(preflight.Judge(c), func(f preflight.Finding) bool {
+	return slices.DeleteFunc(h.judgeAll(t), func(f preflight.Finding) bool {
 		return f.Code == "mount-type" || f.Thing.FD != nil && slices.Contains(handedDown(t), *f.Thing.FD)
 	})
+}
+
+func (h *holder) judgeAll(t testing.TB) []preflight.Finding {
+	t.Helper()
+	c, err := Container(t.Context(), h.options())
+	must(t, err)
+	return preflight.Judge(c)
 }
 
 var (
@@ -179,12 +204,13 @@ func TestKindsAreFound(t *testing.T) {
 		"mptcp": "socket-mptcp", "mptcp-closed": "socket-mptcp", "vsock": "socket-family",
 		"raw": "", "packet": "", "netlink": "", "uevent": "", "udp": "", "nl-waiting": "netlink-waiting",
 		"unix-pair": "", "unix-waiting": "", "unix-in-flight": "unix-waiting", "unix-half": "", "scm": "",
-		"io_uring": "io-uring", "userfaultfd": "kernel-object", "perf": "kernel-object", "landlock": "kernel-object", "seccomp-notify": "kernel-object",
+		"io_uring": "io-uring", "userfaultfd": "kernel-object", "perf": "kernel-object", "kvm": "kernel-object", "landlock": "kernel-object", "seccomp-notify": "kernel-object",
 		"bpf": "bpf-map", "pidfd": "", "pidfd-thread": "pidfd-thread", "memfd": "", "memfd-sealed": "", "memfd-secret": "secret-memory",
 		"eventfd": "", "epoll": "", "timerfd": "", "signalfd": "", "aio": "", "null": "", "urandom": "", "tun": "", "device": "device",
 		"inotify": onOverlay, "inotify-proc": "fsnotify", "inotify-tmpfs": "", "fanotify": "", "pipe": "", "pipe-packet": "pipe-packet", "fifo": "",
 		"ghost": "", "ghost-large": "file-deleted-large", "ghost-sparse": "", "renamed": "", "removed-dir": "", "flock": "", "posix-lock": "", "ofd-lock": "", "lease": "lease",
-		"mqueue": "file-outside", "zombie": "", "traced": "traced", "vfork": "vfork", "shm": "", "sem": "", "msg": "",
+		"mqueue": "file-outside", "zombie": "", "traced": "traced", "vfork": "vfork", "uninterruptible": "uninterruptible", "hidden": "file-hidden",
+		"pidns": "nested-namespace", "utsns": "nested-namespace", "ipcns": "nested-namespace", "shm": "", "sem": "", "msg": "",
 	} {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
@@ -242,11 +268,79 @@ func TestOutside(t *testing.T) {
 	must(t, err)
 	cmd := exec.Command(path, "hold", "--kind", "sleep")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	must(t, cmd.Start())
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	startTied(t, cmd)
 	h.pids = append(h.pids, cmd.Process.Pid)
 	if fs := h.judge(t); !slices.ContainsFunc(fs, func(f preflight.Finding) bool { return f.Code == "exec-session" && f.Thing.Pid == cmd.Process.Pid }) {
 		t.Errorf("found %v", fs)
+	}
+}
+
+// What whoever starts a container hands in: a file of the host, a terminal of the host, a process of the host.
+func TestHandedIn(t *testing.T) {
+	needRoot(t)
+	file, err := os.Create(filepath.Join(t.TempDir(), "host's"))
+	must(t, err)
+	defer file.Close()
+	terminal, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	must(t, err)
+	defer terminal.Close()
+	pidfd, err := unix.PidfdOpen(os.Getpid(), 0)
+	must(t, err)
+	self := os.NewFile(uintptr(pidfd), "pidfd")
+	defer self.Close()
+	fs := holdAlso(t, t.TempDir(), []*os.File{file, terminal, self}, "sleep").judgeAll(t)
+	for fd, code := range map[int]string{3: "file-outside", 4: "terminal-outside", 5: "pidfd-outside"} {
+		if !slices.ContainsFunc(fs, func(f preflight.Finding) bool { return f.Code == code && f.Thing.FD != nil && *f.Thing.FD == fd }) {
+			t.Errorf("no %s at descriptor %d among %v", code, fd, fs)
+		}
+	}
+}
+
+// A file system that CRIU does not know, and more memory than it can leave in place.
+func TestWholes(t *testing.T) {
+	dir := t.TempDir()
+	h := hold(t, dir, "ramfs", "locked-memory")
+	o := h.options()
+	o.LazyLimit, o.Memory = 4096, func() int64 { return 8192 }
+	c, err := Container(t.Context(), o)
+	must(t, err)
+	fs := preflight.Judge(c)
+	if !slices.ContainsFunc(fs, func(f preflight.Finding) bool {
+		return f.Code == "mount-type" && f.Thing.Path == dir && strings.Contains(f.Reason, "ramfs")
+	}) {
+		t.Errorf("no mount-type at %s among %v", dir, fs)
+	}
+	if !slices.ContainsFunc(fs, func(f preflight.Finding) bool { return f.Code == "open-files" }) {
+		t.Errorf("no open-files among %v", fs)
+	}
+	o.LazyLimit, o.Memory = 1<<40, func() int64 { t.Error("memory is measured although it is far below the limit"); return 0 }
+	_, err = Container(t.Context(), o)
+	must(t, err)
+}
+
+// Descriptors that processes have in common are looked at once, and found at each of them.
+func TestInCommon(t *testing.T) {
+	needRoot(t)
+	ring, _, errno := unix.Syscall(unix.SYS_USERFAULTFD, unix.O_CLOEXEC|1, 0, 0)
+	if errno != 0 {
+		t.Fatal(errno)
+	}
+	shared := os.NewFile(ring, "userfaultfd")
+	defer shared.Close()
+	o := Options{Init: os.Getpid(), Pids: []int{os.Getpid()}}
+	for range 4 {
+		cmd := exec.Command("sleep", "1000")
+		cmd.ExtraFiles = []*os.File{shared}
+		startTied(t, cmd)
+		o.Pids = append(o.Pids, cmd.Process.Pid)
+	}
+	c, err := Container(t.Context(), o)
+	must(t, err)
+	for _, p := range c.Procs[1:] {
+		i := slices.IndexFunc(p.FDs, func(d preflight.Descriptor) bool { return d.FD == 3 })
+		if i < 0 || p.FDs[i].Link != "anon_inode:[userfaultfd]" {
+			t.Errorf("process %d: descriptor 3 is not found among %+v", p.Pid, p.FDs)
+		}
 	}
 }
 

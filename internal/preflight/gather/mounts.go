@@ -1,9 +1,12 @@
 package gather
 
 import (
+	"errors"
 	"os"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"migrate/internal/preflight"
 )
@@ -13,8 +16,8 @@ func readMounts(pids []int) (map[uint64]*preflight.Mount, error) {
 	all := map[uint64]*preflight.Mount{}
 	for _, pid := range pids {
 		text, err := os.ReadFile(procPath(pid, "mountinfo"))
-		if gone(err) {
-			continue
+		if gone(err) || errors.Is(err, unix.EINVAL) {
+			continue // it has ended, and has no mounts any more
 		}
 		if err != nil {
 			return nil, err

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path"
 	"strconv"
@@ -17,11 +16,16 @@ import (
 
 // reader reads processes, one after another, into the same buffers.
 type reader struct {
-	buf  []byte
-	link [unix.PathMax]byte
-	dir  int // of the process that is being read
+	buf   []byte
+	link  [unix.PathMax]byte
+	names []string
+	dir   int // of the process that is being read
+	fds   int // its directory of descriptors
 
 	mounts map[uint64]*preflight.Mount // on which files are ordinary
+	last   *preflight.Process          // that was read before
+	nsIDs  [len(namespaceTypes)]uint64
+	ns     map[string]uint64 // the same by type
 }
 
 func newReader() *reader { return &reader{buf: make([]byte, 64<<10)} }
@@ -43,6 +47,7 @@ func (r *reader) process(pid int) (*preflight.Process, error) {
 	defer unix.Close(dir)
 	r.dir = dir
 	p := &preflight.Process{Pid: pid}
+	defer func() { r.last = p }()
 	for _, read := range []func(*preflight.Process) error{r.status, r.namespaces, r.maps, r.descriptors} {
 		if err := read(p); gone(err) {
 			if p.State == 0 {
@@ -90,12 +95,10 @@ func (r *reader) read(name string) ([]byte, error) {
 	}
 }
 
-func (r *reader) readlink(name string) (string, error) {
-	n, err := unix.Readlinkat(r.dir, name, r.link[:])
-	if err != nil {
-		return "", err
-	}
-	return string(r.link[:n]), nil
+// readlink reads a link. What it returns is valid until the next call.
+func (r *reader) readlink(dir int, name string) ([]byte, error) {
+	n, err := unix.Readlinkat(dir, name, r.link[:])
+	return r.link[:max(n, 0)], err
 }
 
 func (r *reader) status(p *preflight.Process) error {
@@ -108,6 +111,7 @@ func (r *reader) status(p *preflight.Process) error {
 }
 
 func parseStatus(p *preflight.Process, text []byte) {
+	p.Resident = 0
 	for line := range bytes.Lines(text) {
 		name, value, _ := bytes.Cut(bytes.TrimSpace(line), []byte(":\t"))
 		switch string(name) {
@@ -128,6 +132,8 @@ func parseStatus(p *preflight.Process, text []byte) {
 			p.VPid = number(ids[len(ids)-1])
 		case "Threads":
 			p.Threads = number(value)
+		case "RssAnon", "RssShmem", "VmSwap", "HugetlbPages":
+			p.Resident += kilobytes(value)
 		}
 	}
 }
@@ -139,21 +145,41 @@ func number(b []byte) int {
 	return n
 }
 
+// kilobytes reads "   123 kB" as bytes.
+func kilobytes(b []byte) int64 {
+	n, _ := strconv.ParseInt(string(bytes.TrimSpace(bytes.TrimSuffix(b, []byte(" kB")))), 10, 64)
+	return n << 10
+}
+
 // types of namespaces, as /proc/PID/ns names them.
-var namespaceTypes = []string{"pid", "mnt", "net", "ipc", "uts", "user", "cgroup", "time"}
+var namespaceTypes = [...]string{"pid", "mnt", "net", "ipc", "uts", "user", "cgroup", "time"}
 
 func (r *reader) namespaces(p *preflight.Process) error {
-	p.Namespaces = make(map[string]uint64, len(namespaceTypes))
-	for _, kind := range namespaceTypes {
-		link, err := r.readlink("ns/" + kind)
+	dir, err := unix.Openat(r.dir, "ns", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(dir)
+	var ids [len(namespaceTypes)]uint64
+	for i, kind := range namespaceTypes {
+		link, err := r.readlink(dir, kind)
 		if gone(err) {
 			continue // older kernels have no time namespaces
 		}
 		if err != nil {
 			return err
 		}
-		p.Namespaces[kind] = linkInode(link)
+		ids[i] = linkInode(string(link))
 	}
+	if r.ns == nil || ids != r.nsIDs { // most processes have the same as the one before
+		r.nsIDs, r.ns = ids, make(map[string]uint64, len(ids))
+		for i, kind := range namespaceTypes {
+			if ids[i] != 0 {
+				r.ns[kind] = ids[i]
+			}
+		}
+	}
+	p.Namespaces = r.ns
 	return nil
 }
 
@@ -213,14 +239,22 @@ func (r *reader) descriptors(p *preflight.Process) error {
 	if err != nil {
 		return err
 	}
-	dir := os.NewFile(uintptr(fd), "fd")
-	defer dir.Close()
-	names, err := dir.Readdirnames(-1)
-	if err != nil && !errors.Is(err, io.EOF) {
+	defer unix.Close(fd)
+	r.fds = fd
+	if err := r.list(fd); err != nil {
 		return err
 	}
-	p.FDs = make([]preflight.Descriptor, 0, len(names))
-	for _, name := range names {
+	p.FDs = make([]preflight.Descriptor, 0, len(r.names))
+	before := inherited{last: r.last}
+	for _, name := range r.names {
+		n, err := strconv.Atoi(name)
+		if err != nil {
+			return err
+		}
+		if d := before.same(p.Pid, n); d != nil {
+			p.FDs = append(p.FDs, *d)
+			continue
+		}
 		d, err := r.descriptor(name)
 		if gone(err) {
 			continue // it was closed meanwhile
@@ -228,29 +262,77 @@ func (r *reader) descriptors(p *preflight.Process) error {
 		if err != nil {
 			return fmt.Errorf("descriptor %s: %w", name, err)
 		}
+		d.FD = n
 		p.FDs = append(p.FDs, d)
 	}
 	return nil
 }
 
-func (r *reader) descriptor(name string) (d preflight.Descriptor, err error) {
-	if d.FD, err = strconv.Atoi(name); err != nil {
-		return d, err
+// list reads the names in a directory.
+func (r *reader) list(dir int) error {
+	r.names = r.names[:0]
+	for {
+		n, err := unix.ReadDirent(dir, r.buf)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil || n == 0 {
+			return err
+		}
+		_, _, r.names = unix.ParseDirent(r.buf[:n], -1, r.names)
 	}
-	if err := r.stat(&d, "fd/"+name); err != nil {
+}
+
+func (r *reader) descriptor(name string) (d preflight.Descriptor, err error) {
+	if err := r.stat(&d, name); err != nil {
 		return d, err
 	}
 	if r.ordinary(&d) {
 		return d, nil
 	}
-	if d.Link, err = r.readlink("fd/" + name); err != nil {
+	link, err := r.readlink(r.fds, name)
+	if err != nil {
 		return d, err
 	}
+	d.Link = string(link)
 	switch {
 	case strings.HasPrefix(d.Link, "pipe:"), strings.HasPrefix(d.Link, "pidfd:"), hasDetails(d.Link):
 		return d, r.details(&d, "fdinfo/"+name)
 	}
 	return d, nil
+}
+
+// inherited finds descriptors that a process has in common with the one that was read before it: most processes have some of their
+// parent's, and to compare two descriptors is much cheaper than to look at one.
+type inherited struct {
+	last   *preflight.Process
+	at     int // where in its descriptors
+	misses int // without the hits
+}
+
+// same is what is known of the descriptor with a number already, nil if nothing is. The numbers must be ascending.
+func (i *inherited) same(pid, fd int) *preflight.Descriptor {
+	const enough = 4 // the standard streams may be others, and what a process opened itself comes after what it inherited
+	if i.last == nil || i.misses == enough {
+		return nil
+	}
+	known := i.last.FDs
+	for i.at < len(known) && known[i.at].FD < fd {
+		i.at++
+	}
+	if i.at == len(known) || known[i.at].FD != fd || !sameFile(pid, i.last.Pid, fd) {
+		i.misses++
+		return nil
+	}
+	i.misses--
+	return &known[i.at]
+}
+
+// sameFile asks the kernel whether two processes share an open file under the same number.
+func sameFile(a, b, fd int) bool {
+	const file = 0
+	same, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(a), uintptr(b), file, uintptr(fd), uintptr(fd), 0)
+	return errno == 0 && same == 0
 }
 
 // ordinary says whether a descriptor is one of those that nothing can be wrong with, or that all is known of: most are.
@@ -284,7 +366,7 @@ func hasDetails(link string) bool {
 func (r *reader) stat(d *preflight.Descriptor, name string) error {
 	var st unix.Statx_t
 	const want = unix.STATX_TYPE | unix.STATX_MODE | unix.STATX_NLINK | unix.STATX_INO | unix.STATX_BLOCKS | unix.STATX_MNT_ID
-	if err := unix.Statx(r.dir, name, unix.AT_STATX_DONT_SYNC, want, &st); err != nil {
+	if err := unix.Statx(r.fds, name, unix.AT_STATX_DONT_SYNC, want, &st); err != nil {
 		return err
 	}
 	d.Mount, d.Mode, d.Inode, d.Blocks, d.Links = st.Mnt_id, uint32(st.Mode), st.Ino, int64(st.Blocks), st.Nlink

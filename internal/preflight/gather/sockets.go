@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink/nl"
@@ -274,10 +275,13 @@ func lookAt(pidfd, fd int) (*preflight.Socket, error) {
 	return s, nil
 }
 
-// lookBehindPipes asks the pipes of which the container has one end only whether anybody has the other.
+// lookBehindPipes asks the pipes of which the container has one end only whether anybody has the other. Of those that the runtime
+// hands over anew it is known.
 func lookBehindPipes(c *preflight.Container) {
-	type ends struct{ read, write bool }
-	pipes := map[string]*ends{}
+	type end struct {
+		read, write, asked, hangup bool
+	}
+	pipes := map[string]*end{}
 	each := func(f func(p *preflight.Process, d *preflight.Descriptor)) {
 		for _, p := range c.Procs {
 			for i := range p.FDs {
@@ -288,32 +292,41 @@ func lookBehindPipes(c *preflight.Container) {
 		}
 	}
 	each(func(_ *preflight.Process, d *preflight.Descriptor) {
-		if pipes[d.Link] == nil {
-			pipes[d.Link] = &ends{}
+		e := pipes[d.Link]
+		if e == nil {
+			e = &end{asked: slices.Contains(c.Passed, d.Link)}
+			pipes[d.Link] = e
 		}
 		mode := d.Flags & unix.O_ACCMODE
-		pipes[d.Link].read = pipes[d.Link].read || mode != unix.O_WRONLY
-		pipes[d.Link].write = pipes[d.Link].write || mode != unix.O_RDONLY
+		e.read = e.read || mode != unix.O_WRONLY
+		e.write = e.write || mode != unix.O_RDONLY
 	})
 	each(func(p *preflight.Process, d *preflight.Descriptor) {
-		if e := pipes[d.Link]; !e.read || !e.write {
-			d.Hangup = hungUp(p.Pid, d.FD)
+		e := pipes[d.Link]
+		if e.read && e.write {
+			return
 		}
+		if !e.asked {
+			e.hangup, e.asked = hungUp(p.Pid, d.FD)
+		}
+		d.Hangup = e.hangup
 	})
 }
 
-func hungUp(pid, fd int) bool {
+// hungUp says whether nobody is at the other end of a pipe. It is not asked if the descriptor is gone, and was the last one as far as
+// that one knows.
+func hungUp(pid, fd int) (hangup, asked bool) {
 	pidfd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
-		return true // it is gone, and the pipe with it
+		return true, false
 	}
 	defer unix.Close(pidfd)
 	end, err := unix.PidfdGetfd(pidfd, fd, 0)
 	if err != nil {
-		return true
+		return true, false
 	}
 	defer unix.Close(end)
 	polled := []unix.PollFd{{Fd: int32(end)}}
 	_, _ = unix.Poll(polled, 0)
-	return polled[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0
+	return polled[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0, true
 }

@@ -230,6 +230,7 @@ func TestNewTargets(t *testing.T) {
 		r.Link = []*linkRow{{LinkMbit: 1000, RoundMbit: []float64{900 / worse}, IperfMbit: []float64{1000}}}
 		r.Load = &loadRow{Clients: 50, DuringPerSec: []float64{900 / worse}, BeforePerSec: []float64{1000}}
 		r.Gap = gapRows(20*worse, 50*worse, int64(math.Floor(worse*100))-100)
+		r.Check = &checkRow{CheckMS: []float64{150 * worse}, ListMS: []float64{100}}
 		r.Postgres = &postgresRow{BuffersMiB: 1024, SharedMiB: []float64{1}, DowntimeMS: []float64{800 * worse}, QuietMS: []float64{1}, TotalMS: []float64{1}, FloorMS: []float64{1000}}
 		r.judge()
 		return r

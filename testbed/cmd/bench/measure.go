@@ -16,10 +16,11 @@ const (
 	measureGap   = "gap"   // what clients notice
 	measurePost  = "post"  // what it costs to leave memory behind at first, on a slow link
 
+	measureCheck    = "check"    // what a look at a container with many processes costs
 	measurePostgres = "postgres" // what moving a database with a lot of shared memory costs
 )
 
-var measureNames = []string{measureMoves, measureLink, measureLoad, measureGap, measurePost, measurePostgres}
+var measureNames = []string{measureMoves, measureLink, measureLoad, measureGap, measurePost, measureCheck, measurePostgres}
 
 const (
 	warmUps   = 1
@@ -31,7 +32,7 @@ func (l *lab) measure(ctx context.Context, progress io.Writer) (*results, error)
 	res := &results{Version: resultsVersion, Host: l.describe(ctx), used: l.used}
 	all := map[string]func(context.Context, io.Writer, *results) error{
 		measureMoves: l.measureMoves, measureLink: l.measureLink, measureLoad: l.measureLoad,
-		measureGap: l.measureGap, measurePost: l.measurePost, measurePostgres: l.measurePostgres,
+		measureGap: l.measureGap, measurePost: l.measurePost, measureCheck: l.measureCheck, measurePostgres: l.measurePostgres,
 	}
 	for _, name := range measureNames {
 		if !slices.Contains(l.measures, name) {

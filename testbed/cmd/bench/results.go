@@ -30,6 +30,7 @@ type results struct {
 	Load     *loadRow     `json:"load,omitempty"`
 	Gap      []*gapRow    `json:"gap,omitempty"`
 	Post     []*postRow   `json:"post,omitempty"`
+	Check    *checkRow    `json:"check,omitempty"`
 	Postgres *postgresRow `json:"postgres,omitempty"`
 	Verdicts []verdict    `json:"targets"`
 

@@ -54,6 +54,7 @@ func printTable(out io.Writer, r *results) {
 	r.printLoad(out)
 	r.printGap(out)
 	r.printPost(out)
+	r.printCheck(out)
 	r.printPostgres(out)
 	r.printTargets(out)
 }

@@ -47,6 +47,7 @@ var targets = []target{
 	{what: "gap ≤ stop + 20 ms", bound: gapBound, values: gapOvers(false), needs: "measure gap"},
 	{what: "gap of new connections ≤ stop + 50 ms", bound: gapConnectBound, values: gapOvers(true), needs: "measure gap"},
 	{what: "no client gets a wrong byte, a reset or an error", bound: 0, values: gapFaults, needs: "measure gap"},
+	{what: "check ≤ 1.5 × ls -l", bound: checkBound, values: checkRatio, needs: "measure check"},
 	{what: "postgres ≤ 0.8 × floor", bound: postgresBound, values: postgresRatio, needs: "measure postgres"},
 }
 

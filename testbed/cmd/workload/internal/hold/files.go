@@ -18,6 +18,7 @@ func init() {
 		"io_uring":      ioUring,
 		"userfaultfd":   func() (int, error) { return call(unix.SYS_USERFAULTFD, unix.O_CLOEXEC|1) },
 		"perf":          perf,
+		"kvm":           virtualMachine,
 		"bpf":           bpfMap,
 		"pidfd":         func() (int, error) { return unix.PidfdOpen(os.Getpid(), 0) },
 		"pidfd-thread":  func() (int, error) { return unix.PidfdOpen(unix.Gettid(), unix.O_EXCL) },
@@ -62,6 +63,8 @@ func init() {
 	})
 	kinds["file"] = locked(func(int) error { return nil })
 	kinds["fifo"] = fifo
+	kinds["hidden"] = hidden
+	kinds["ramfs"] = func(dir string) (Held, error) { return Held{FD: -1}, unix.Mount("held", dir, "ramfs", 0, "") }
 	kinds["outside-file"] = func(dir string) (Held, error) { return opened(filepath.Join(dir, "away", "file")) }
 }
 
@@ -96,6 +99,16 @@ func perf() (int, error) {
 	attr := unix.PerfEventAttr{Type: unix.PERF_TYPE_SOFTWARE, Config: unix.PERF_COUNT_SW_CPU_CLOCK, Bits: unix.PerfBitExcludeKernel | unix.PerfBitExcludeHv}
 	attr.Size = uint32(unsafe.Sizeof(attr))
 	return unix.PerfEventOpen(&attr, 0, -1, -1, unix.PERF_FLAG_FD_CLOEXEC)
+}
+
+// virtualMachine is one without anything in it.
+func virtualMachine() (int, error) {
+	fd, err := unix.Open("/dev/kvm", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	const createVM = 0xae01
+	return call(unix.SYS_IOCTL, uintptr(fd), createVM, 0)
 }
 
 // bpfMap makes a ring buffer, which is of no type that could be read out.
@@ -261,6 +274,18 @@ func locked(lock func(fd int) error) kind {
 		}
 		return Held{FD: int(f.Fd()), Keep: f}, lock(int(f.Fd()))
 	}
+}
+
+// hidden is a file on a file system over which another one was mounted.
+func hidden(dir string) (Held, error) {
+	if err := unix.Mount("below", dir, "tmpfs", 0, ""); err != nil {
+		return Held{}, err
+	}
+	f, err := create(filepath.Join(dir, "hidden"), 1)
+	if err != nil {
+		return Held{}, err
+	}
+	return Held{FD: int(f.Fd()), Keep: f}, unix.Mount("above", dir, "tmpfs", 0, "")
 }
 
 func fifo(dir string) (Held, error) {
