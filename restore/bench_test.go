@@ -47,7 +47,7 @@ func TestMain(m *testing.M) {
 
 const (
 	testID   = "0123456789abcdef0123456789abcdef"
-	patience = 10 * time.Second
+	patience = 30 * time.Second
 )
 
 // bench is a destination agent on a fake engine, and the session of a source that a test plays by hand.
@@ -304,7 +304,7 @@ func (b *bench) clean() {
 // awaitFrozen returns when the destination has taken FROZEN: it then makes the network.
 func (b *bench) awaitFrozen() {
 	b.t.Helper()
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		for _, ev := range b.world.History() {
 			if ev.Host == "dst" && ev.Op == fake.OpSetupNetwork {
 				return

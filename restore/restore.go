@@ -65,6 +65,9 @@ func (r *receiver) receiveFrozen(ctx context.Context) error {
 	if err := criu.MendTimers(r.stage.Images()); err != nil {
 		return err
 	}
+	if err := criu.MendReservations(r.stage.Images()); err != nil {
+		return err
+	}
 	if err := r.placeMemory(ctx, msg.Remote); err != nil {
 		return err
 	}

@@ -26,9 +26,9 @@ var languages = []Row{
 	},
 	{
 		Name:  "node",
-		About: "serves a client that stays connected, while a worker thread counts by timers. UV_USE_IO_URING=0",
+		About: "serves a client that stays connected, while a worker thread counts by timers, under a seccomp profile, which forbids io_uring",
 		Image: testbed.ImageLanguages, User: "app", Ticks: true,
-		Flags: []string{"--env", "UV_USE_IO_URING=0"},
+		Flags: []string{"--seccomp"},
 		Files: map[string]string{"server.js": serverNode},
 		Start: "exec node /data/server.js",
 		Load:  asking("7000"),
@@ -42,7 +42,7 @@ var languages = []Row{
 		Load:  asking("7000"),
 		Refused: &Refusal{
 			Words: "io_uring",
-			Why:   "CRIU cannot move io_uring; UV_USE_IO_URING=0 avoids it",
+			Why:   "CRIU cannot move io_uring; a seccomp profile that forbids it helps",
 			Link:  "https://github.com/checkpoint-restore/criu/issues/2131",
 		},
 	},

@@ -38,6 +38,10 @@ func sparse(o Options) (*cast, error) {
 	if err != nil {
 		return nil, fmt.Errorf("map %d bytes: %w", uint64(sparseRoom), err)
 	}
+	// and some that is only reserved, which the kernel would not give to anybody who could write to it
+	if _, err := unix.MmapPtr(-1, 0, nil, sparseRoom, unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS); err != nil {
+		return nil, fmt.Errorf("reserve %d bytes: %w", uint64(sparseRoom), err)
+	}
 	h := &hermit{random: random(o.Seed), at: at, seed: o.Seed, gens: map[uint64]uint64{}}
 	const last = sparseRoom/pageSize - 1
 	h.pages = append(h.pages, 0, last)
