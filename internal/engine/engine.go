@@ -133,6 +133,15 @@ type Attachment struct {
 	MAC         string   `json:"mac"`
 	IPs         []string `json:"ips"` // with prefix length, 10.1.2.3/16
 	MTU         int      `json:"mtu,omitempty"`
+	Ports       []Port   `json:"ports,omitempty"` // of the host, that lead to the container
+}
+
+// Port is a port of the host that leads to one of the container.
+type Port struct {
+	Host      int    `json:"host"`
+	Container int    `json:"container"`
+	Protocol  string `json:"protocol"`          // tcp, udp or sctp
+	HostIP    string `json:"host_ip,omitempty"` // "": all addresses of the host
 }
 
 // Handles is what a dump needs of a running container on this host. None of it crosses the wire.

@@ -76,6 +76,11 @@ var kinds = []Kind{
 		Remedy: "choose --tcp close, or give the container a network of its own", Said: []string{"Connected TCP socket"},
 	},
 	{
+		Code: "tcp-translated", Severity: Degrades,
+		Reason: "established connections are translated by this host (port mapping, masquerading) and cannot follow the container: their other ends know this host's address",
+		Remedy: "choose --tcp close to end them at once, or let clients connect to the container's own address",
+	},
+	{
 		Code: "tcp-address", Severity: Blocks, Reason: "the container's address is not there or the port is taken at the destination",
 		Remedy: "check the destination's network configuration", Said: []string{"Can't bind inet socket"}, Link: criuIssues + "312",
 	},

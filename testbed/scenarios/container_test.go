@@ -91,7 +91,7 @@ func runServer(t *testing.T, h *testbed.Host, id string, f serverFlags) *subject
 func runContainer(t *testing.T, h *testbed.Host, spec testbed.ContainerSpec) *subject {
 	t.Helper()
 	t.Cleanup(func() { purge(t, spec.ID) })
-	if spec.Network == testbed.NetworkCNI && spec.IP == "" {
+	if spec.Network == testbed.NetworkCNI && spec.IP == "" && spec.Confs == nil {
 		spec.IP = newAddress()
 	}
 	c, err := h.RunContainer(t.Context(), spec)
