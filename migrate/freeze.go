@@ -121,6 +121,7 @@ func (s *sender) prepareLock() (err error) {
 	if s.neighbours, err = network.Neighbours(s.h.NetNS); err != nil {
 		s.log.Warn("list the container's neighbours", "err", err) // it will ask for them again
 	}
+	s.neighbours = s.neighboursToTell(s.neighbours)
 	return nil
 }
 

@@ -32,12 +32,15 @@ func (s *sender) inspect(ctx context.Context) error {
 	return s.planStorage(ctx)
 }
 
-// describe asks the engine what the container is.
+// describe asks the engine what the container is, and makes of that what it is to be.
 func (s *sender) describe(ctx context.Context) (err error) {
 	if s.c, s.h, err = s.eng.Inspect(ctx, s.opt.Container); err != nil {
 		return s.unlessGiven(err)
 	}
 	s.rep.Container, s.rep.Namespace = s.c.ID, s.c.Namespace
+	if err := s.planNetwork(); err != nil {
+		return err
+	}
 	s.offer.Source, err = s.eng.Info(ctx)
 	return err
 }

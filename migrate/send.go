@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"sync"
 	"time"
@@ -34,6 +35,7 @@ type Options struct {
 	TCP         criu.TCPMode // what becomes of established connections
 	Memory      MemoryOptions
 	Storage     StorageOptions
+	Networks    map[string]string    // CNI networks of the destination, by those here whose place they take; "" stands for the only one
 	Codec       transfer.CodecChoice // compression of bulk data
 	Timeout     time.Duration        // how long the container may stand still before it is thawed; 0: DefaultTimeout
 	Guard       []string             // how to run this program as a guard, see criu.RunGuard
@@ -88,6 +90,8 @@ type sender struct {
 	lock       *network.Lock   // nil unless the container has a network of its own
 	packets    *packets        // nil if they are not kept
 	neighbours []network.Neighbour
+	leaving    []netip.Addr    // addresses of the container that stay here
+	renewed    map[string]bool // interfaces that the destination attaches to another network
 	undos      []undo
 	streams    []proto.StreamSum
 	serving    *serving // nil unless memory stays here

@@ -50,6 +50,7 @@ type sendOptions struct {
 	timeout     time.Duration
 	memory      migrate.MemoryOptions
 	storage     migrate.StorageOptions
+	networks    map[string]string
 	fingerprint string
 	token       string
 	sshArgs     []string
@@ -71,6 +72,7 @@ func sendFlags() []cli.Flag {
 		&cli.StringFlag{Name: "bandwidth", Usage: "`RATE` not to be exceeded, such as 100MiB or 800mbit (default: none)"},
 		&cli.IntFlag{Name: "streams", Value: 4, Usage: "`N` connections side by side, 1 to 16; over ssh there is one"},
 		&cli.StringFlag{Name: "tcp", Value: string(criu.TCPEstablished), Usage: "`WHAT` becomes of established connections: established (they go on) or close"},
+		&cli.StringSliceFlag{Name: "network", Usage: "CNI network of the destination instead of the container's own: `[OLD=]NAME`, may be repeated"},
 		&cli.DurationFlag{Name: "timeout", Value: migrate.DefaultTimeout, Usage: "longest `TIME` the container may stand still before it goes on here"},
 		&cli.StringFlag{Name: "fingerprint", Usage: "`SHA256:…` of the destination's key"},
 		&cli.StringFlag{Name: "token", Usage: "enrolment `TOKEN` made by migrate enroll at the destination", EnvVars: []string{"MIGRATE_TOKEN"}},
@@ -155,7 +157,10 @@ func parseCommon(c *cli.Context) (o sendOptions, err error) {
 	if o.memory, err = parseMemory(c); err != nil {
 		return o, err
 	}
-	o.storage, err = parseStorage(c)
+	if o.storage, err = parseStorage(c); err != nil {
+		return o, err
+	}
+	o.networks, err = parseNetworks(c)
 	return o, err
 }
 
@@ -226,7 +231,7 @@ func (o sendOptions) migrate(ctx context.Context, c *canceller, ui *progress, lo
 	}
 	return migrate.Send(ctx, eng, migrate.Options{
 		Container: o.container, Namespace: o.spec.Namespace, Name: o.name, Destination: o.dest.text, KeepSource: o.keepSource, TCP: o.tcp, Codec: o.codec,
-		Memory: o.memory, Storage: o.storage,
+		Memory: o.memory, Storage: o.storage, Networks: o.networks,
 		Timeout: o.timeout, Guard: []string{selfExe, guardCommand}, Throttler: []string{selfExe, throttleCommand}, EngineSpec: o.spec.String(), RunDir: o.runDir, LogDir: o.logDir,
 		Observe: o.observer(c, ui), Log: log, Dial: dial, Ignore: o.ignore,
 	})

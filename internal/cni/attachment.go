@@ -25,6 +25,7 @@ type Attachment struct {
 	IPs         []string // with prefix length
 	MTU         int      // 0 leaves it to the plugins
 	Ports       []Port   // of the host, that lead to the container
+	Fresh       bool     // the network gives what addresses it likes
 }
 
 // maxCacheEntry bounds a file of libcni's cache. They hold a configuration and a result, a few KiB.
@@ -236,6 +237,9 @@ func (a Attachment) Validate() error {
 		if _, err := netip.ParsePrefix(ip); err != nil {
 			return fmt.Errorf("attachment %s: address: %w", a.Interface, err)
 		}
+	}
+	if a.Fresh && len(a.IPs) > 0 {
+		return fmt.Errorf("attachment %s: it is to get addresses of the network's choice, and brings %v", a.Interface, a.IPs)
 	}
 	if a.MTU < 0 || a.MTU > 1<<16 {
 		return fmt.Errorf("attachment %s: MTU %d is out of range", a.Interface, a.MTU)

@@ -134,6 +134,7 @@ type Attachment struct {
 	IPs         []string `json:"ips"` // with prefix length, 10.1.2.3/16
 	MTU         int      `json:"mtu,omitempty"`
 	Ports       []Port   `json:"ports,omitempty"` // of the host, that lead to the container
+	Fresh       bool     `json:"fresh,omitempty"` // it is to another network than at the source, which gives addresses of its own
 }
 
 // Port is a port of the host that leads to one of the container.

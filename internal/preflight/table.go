@@ -76,6 +76,14 @@ var kinds = []Kind{
 		Remedy: "choose --tcp close, or give the container a network of its own", Said: []string{"Connected TCP socket"},
 	},
 	{
+		Code: "tcp-network", Severity: Blocks, Reason: "an established connection cannot go along to another network (--network): its address stays behind",
+		Remedy: "choose --tcp close, or keep the network",
+	},
+	{
+		Code: "address-bound", Severity: Blocks, Reason: "a socket is bound to an address that stays behind when the container goes to another network (--network)",
+		Remedy: "let the program listen on all addresses (0.0.0.0 or ::), or keep the network",
+	},
+	{
 		Code: "tcp-translated", Severity: Degrades,
 		Reason: "established connections are translated by this host (port mapping, masquerading) and cannot follow the container: their other ends know this host's address",
 		Remedy: "choose --tcp close to end them at once, or let clients connect to the container's own address",

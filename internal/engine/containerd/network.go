@@ -129,7 +129,7 @@ func plainAttachment(a cni.Attachment) engine.Attachment {
 // hostAttachment is what package cni works with.
 func hostAttachment(a engine.Attachment) cni.Attachment {
 	host := cni.Attachment{
-		Network: a.Network, ContainerID: a.ContainerID, Interface: a.Interface, MAC: a.MAC, IPs: a.IPs, MTU: a.MTU,
+		Network: a.Network, ContainerID: a.ContainerID, Interface: a.Interface, MAC: a.MAC, IPs: a.IPs, MTU: a.MTU, Fresh: a.Fresh,
 	}
 	for _, p := range a.Ports {
 		host.Ports = append(host.Ports, cni.Port{HostPort: p.Host, ContainerPort: p.Container, Protocol: p.Protocol, HostIP: p.HostIP})

@@ -7,6 +7,7 @@ package gather
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"runtime"
 	"slices"
@@ -28,6 +29,8 @@ type Options struct {
 	Memory     int64 // bytes
 	LazyLimit  int64 // bytes
 	Spec       preflight.Spec
+	Leaving    []netip.Addr // see preflight.Container
+	CloseTCP   bool
 }
 
 // What may be chance is looked at again so often, and so far apart: processes that wait for a disk for a moment, connections that
@@ -41,6 +44,7 @@ const (
 func Container(ctx context.Context, o Options) (*preflight.Container, error) {
 	c := &preflight.Container{
 		Init: o.Init, Passed: o.Passed, Binds: o.Binds, GhostLimit: o.GhostLimit, Memory: o.Memory, LazyLimit: o.LazyLimit, Spec: o.Spec,
+		Leaving: o.Leaving, CloseTCP: o.CloseTCP,
 		UID: os.Getuid(), Resource: capable(capSysResource),
 	}
 	c.Cgroup, _ = cgroups()
