@@ -133,6 +133,9 @@ const undoCalm = "settle the connections"
 
 // freeze locks the network and stops all processes, and starts the dump.
 func (s *sender) freeze(ctx context.Context) (err error) {
+	if err := s.endSessions(ctx); err != nil {
+		return err
+	}
 	s.push(undoCalm, s.calm)
 	// pushed before the step itself: a pause that failed half way is taken back too
 	s.push(undoThaw, s.thaw)

@@ -69,7 +69,7 @@ func (s *sender) examineContainer(ctx context.Context, pids []int) ([]preflight.
 	c, err := gather.Container(ctx, gather.Options{
 		Init: s.h.Pid, Pids: pids, Passed: s.h.Passed, Binds: s.h.Mounts, GhostLimit: criu.GhostLimit,
 		Memory: criu.MemoryOf(pids), LazyLimit: criu.LazyLimit(), Spec: spec,
-		Leaving: s.leaving, CloseTCP: s.opt.TCP == criu.TCPClose,
+		Leaving: s.leaving, CloseTCP: s.opt.TCP == criu.TCPClose, EndSessions: s.opt.ExecSessions == SessionsEnd,
 	})
 	if err != nil {
 		return nil, err

@@ -18,8 +18,10 @@ type Container struct {
 	Cgroup     int                // version
 	UID        int                // of the agent
 	Leaving    []netip.Addr       // addresses that the container has no more at the destination
-	CloseTCP   bool               // established connections are not to be kept
-	Spec       Spec
+	// EndSessions says that exec sessions are ended before the container stops.
+	EndSessions bool
+	CloseTCP    bool // established connections are not to be kept
+	Spec        Spec
 }
 
 // Spec is what matters of the container's specification.

@@ -185,7 +185,11 @@ var kinds = []Kind{
 	// processes
 	{
 		Code: "exec-session", Severity: Blocks, Reason: "it came into the container by exec, and is no descendant of its first process: CRIU would not see it, and it would be ended",
-		Remedy: "end the exec session first", Said: []string{"is outside of its pid namespace"},
+		Remedy: "end the exec session first, or have it ended with --exec-sessions end", Said: []string{"is outside of its pid namespace"},
+	},
+	{
+		Code: "exec-ended", Severity: Degrades, Reason: "it came into the container by exec, and is ended right before the container stops (--exec-sessions end)",
+		Remedy: "end the exec session first",
 	},
 	{
 		Code: "uninterruptible", Severity: Blocks, Reason: "the process waits in the kernel and cannot be stopped",

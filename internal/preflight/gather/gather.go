@@ -21,16 +21,17 @@ import (
 
 // Options name the container.
 type Options struct {
-	Init       int      // pid of its first process
-	Pids       []int    // all of its processes
-	Passed     []string // see preflight.Container
-	Binds      []string
-	GhostLimit int64 // bytes
-	Memory     int64 // bytes
-	LazyLimit  int64 // bytes
-	Spec       preflight.Spec
-	Leaving    []netip.Addr // see preflight.Container
-	CloseTCP   bool
+	Init        int      // pid of its first process
+	Pids        []int    // all of its processes
+	Passed      []string // see preflight.Container
+	Binds       []string
+	GhostLimit  int64 // bytes
+	Memory      int64 // bytes
+	LazyLimit   int64 // bytes
+	Spec        preflight.Spec
+	Leaving     []netip.Addr // see preflight.Container
+	CloseTCP    bool
+	EndSessions bool
 }
 
 // What may be chance is looked at again so often, and so far apart: processes that wait for a disk for a moment, connections that
@@ -44,7 +45,7 @@ const (
 func Container(ctx context.Context, o Options) (*preflight.Container, error) {
 	c := &preflight.Container{
 		Init: o.Init, Passed: o.Passed, Binds: o.Binds, GhostLimit: o.GhostLimit, Memory: o.Memory, LazyLimit: o.LazyLimit, Spec: o.Spec,
-		Leaving: o.Leaving, CloseTCP: o.CloseTCP,
+		Leaving: o.Leaving, CloseTCP: o.CloseTCP, EndSessions: o.EndSessions,
 		UID: os.Getuid(), Resource: capable(capSysResource),
 	}
 	c.Cgroup, _ = cgroups()
