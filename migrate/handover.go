@@ -221,5 +221,5 @@ func (s *sender) awaitDone(ctx context.Context) error {
 
 // dropThaw removes the undos that would thaw the container.
 func (s *sender) dropThaw() {
-	s.undos = slices.DeleteFunc(s.undos, func(u undo) bool { return u.what == undoThaw || u.what == undoCalm })
+	s.undos = slices.DeleteFunc(s.undos, func(u undo) bool { return u.what == undoThaw || u.what == undoCalm || u.what == undoShield })
 }

@@ -180,6 +180,9 @@ type Source interface {
 	// Lock takes the container for one migration on this host; a second caller gets ErrExists. The lock ends
 	// with the returned Undo or with the process.
 	Lock(ctx context.Context, id string) (Undo, error)
+	// Shield hides the container from what the engine has to start dead containers again. It is to be called before one is frozen whose
+	// copy may be left here when it goes on elsewhere. The Undo ends that, and so does Resume, for those who did not call it.
+	Shield(ctx context.Context, id string) (Undo, error)
 	// Pause freezes all processes; Resume lets them go on. Both are idempotent.
 	Pause(ctx context.Context, id string) error
 	Resume(ctx context.Context, id string) error
