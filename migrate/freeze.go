@@ -105,6 +105,12 @@ func (s *sender) prepareDump(ctx context.Context) (err error) {
 		return fmt.Errorf("prepare the dump: %w", err)
 	}
 	s.push("undo the dump", func(context.Context) error { s.dump.Abort(s.freezer(), abortLimit); return nil })
+	// from here on there is a guard, which takes it back should this process die
+	unshield, err := s.eng.Shield(ctx, s.c.ID)
+	if err != nil {
+		return err
+	}
+	s.push(undoShield, unshield)
 	return s.prepareLock()
 }
 
@@ -121,17 +127,25 @@ func (s *sender) prepareLock() (err error) {
 	if s.neighbours, err = network.Neighbours(s.h.NetNS); err != nil {
 		s.log.Warn("list the container's neighbours", "err", err) // it will ask for them again
 	}
+	s.neighbours = s.neighboursToTell(s.neighbours)
 	return nil
 }
 
 // undoThaw names the undo that is dropped once the destination owns the container.
 const undoThaw = "thaw"
 
+// undoShield names the undo that gives the container back to the engine's care. It is dropped with the thaw: the copy that is left
+// is nobody's to start.
+const undoShield = "give the container back to the engine's care"
+
 // undoCalm names the undo that follows the thaw, and is dropped with it.
 const undoCalm = "settle the connections"
 
 // freeze locks the network and stops all processes, and starts the dump.
 func (s *sender) freeze(ctx context.Context) (err error) {
+	if err := s.endSessions(ctx); err != nil {
+		return err
+	}
 	s.push(undoCalm, s.calm)
 	// pushed before the step itself: a pause that failed half way is taken back too
 	s.push(undoThaw, s.thaw)

@@ -145,7 +145,7 @@ func (s *sender) committed(msg proto.CommittedMsg) {
 	now := time.Now()
 	lag := time.Duration(max(msg.LagMS, 0) * float64(time.Millisecond))
 	s.doneAt = now.Add(-min(max(lag, 0), now.Sub(s.goAt))) // whatever the peer says, it did not run before GO
-	s.rep.Result, s.rep.Pid, s.rep.RestoreMS = report.Moved, msg.Pid, msg.StepsMS
+	s.rep.Result, s.rep.Pid, s.rep.RestoreMS, s.rep.Addresses = report.Moved, msg.Pid, msg.StepsMS, msg.Addresses
 }
 
 // finish sends what memory is still here, ends the frozen processes, deletes the source's copy and tells the destination.
@@ -221,5 +221,5 @@ func (s *sender) awaitDone(ctx context.Context) error {
 
 // dropThaw removes the undos that would thaw the container.
 func (s *sender) dropThaw() {
-	s.undos = slices.DeleteFunc(s.undos, func(u undo) bool { return u.what == undoThaw || u.what == undoCalm })
+	s.undos = slices.DeleteFunc(s.undos, func(u undo) bool { return u.what == undoThaw || u.what == undoCalm || u.what == undoShield })
 }

@@ -280,6 +280,46 @@ func TestRestoreThatIsNotHeld(t *testing.T) {
 	}
 }
 
+// What starts dead containers again does not see the container from before the freeze, and sees it again only if it runs on here: not
+// the copy that is left, also when that could not be deleted.
+func TestShield(t *testing.T) {
+	for _, c := range []struct {
+		what  string
+		fault string // at the source, or at the destination
+		again bool
+	}{{"moved", "", false}, {"not deleted", fake.OpRetire, false}, {"taken back", fake.OpStartTask, true}} {
+		t.Run(c.what, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t)
+			faulty := func(op string, _ int) error {
+				if op == c.fault {
+					return errors.New("injected")
+				}
+				return nil
+			}
+			s.src.Fault, s.dst.Fault = faulty, faulty
+			_, err := s.send(testContext(t))
+			if (err != nil) != (c.fault != "") {
+				t.Errorf("Send: %v", err)
+			}
+			shielded, paused, again := -1, -1, false
+			for i, ev := range s.world.History() {
+				switch {
+				case ev.Host == "src" && ev.Op == fake.OpShield:
+					shielded = i
+				case ev.Host == "src" && ev.Op == fake.OpPause:
+					paused = i
+				case ev.Op == "undo "+fake.OpShield:
+					again = true
+				}
+			}
+			if shielded < 0 || paused < shielded || again != c.again {
+				t.Errorf("hidden at %d, paused at %d, shown again: %v\n%s", shielded, paused, again, history(s))
+			}
+		})
+	}
+}
+
 // The container moved; what fails at the source afterwards is told as just that, whatever it looks like.
 func TestUnfinished(t *testing.T) {
 	for _, cause := range []error{errors.New("injected"), context.DeadlineExceeded, io.ErrUnexpectedEOF} {

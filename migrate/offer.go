@@ -45,7 +45,7 @@ func (s *sender) take(ctx context.Context) (err error) {
 	return nil
 }
 
-// describe asks the engine what the container is.
+// describe asks the engine what the container is, and makes of that what it is to be.
 func (s *sender) describe(ctx context.Context) (err error) {
 	var info errgroup.Group // both take a while, and the one has nothing to do with the other
 	info.Go(func() (err error) {
@@ -58,7 +58,10 @@ func (s *sender) describe(ctx context.Context) (err error) {
 		return s.unlessGiven(err)
 	}
 	s.rep.Container, s.rep.Namespace = s.c.ID, s.c.Namespace
-	return ierr
+	if ierr != nil {
+		return ierr
+	}
+	return s.planNetwork()
 }
 
 // propose offers the container and receives what the destination lacks. The returned context ends when the destination

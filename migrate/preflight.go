@@ -69,6 +69,7 @@ func (s *sender) examineContainer(ctx context.Context, pids []int) ([]preflight.
 	c, err := gather.Container(ctx, gather.Options{
 		Init: s.h.Pid, Pids: pids, Passed: s.h.Passed, Binds: s.h.Mounts, GhostLimit: criu.GhostLimit,
 		Memory: func() int64 { return criu.MemoryOf(pids) }, LazyLimit: criu.LazyLimit(), Spec: spec,
+		Leaving: s.leaving, CloseTCP: s.opt.TCP == criu.TCPClose, EndSessions: s.opt.ExecSessions == SessionsEnd,
 	})
 	if err != nil {
 		return nil, err
@@ -96,13 +97,24 @@ func (s *sender) examineConnections() ([]preflight.Finding, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list the container's connections: %w", err)
 	}
-	s.rep.Connections = 0
-	for _, c := range conns {
-		if !c.Loopback() {
-			s.rep.Connections++
-		}
+	conns = slices.DeleteFunc(conns, network.Conn.Loopback)
+	s.rep.Connections = len(conns)
+	return s.examineTranslated(conns), nil
+}
+
+// examineTranslated finds connections that stay behind although the container's address moves: their other ends know this host's.
+func (s *sender) examineTranslated(conns []network.Conn) []preflight.Finding {
+	if len(conns) == 0 || s.opt.TCP == criu.TCPClose {
+		return nil
 	}
-	return nil, nil
+	lost, err := network.Translated(conns)
+	if err != nil {
+		s.log.Debug("look for connections that are translated", "err", err)
+	}
+	if len(lost) == 0 {
+		return nil
+	}
+	return []preflight.Finding{s.found("tcp-translated", preflight.Thing{}, fmt.Sprintf("%d connections, one of them %v", len(lost), lost[0]))}
 }
 
 // lookAgain is the last look before the freeze: what has come up since the first one. That it cannot look stops nobody.

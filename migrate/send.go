@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"sync"
 	"time"
@@ -26,24 +27,26 @@ import (
 
 // Options of one migration.
 type Options struct {
-	Container   string       // id at the source
-	Namespace   string       // of the engine, in which it is
-	Name        string       // id at the destination; "" keeps the source's
-	Destination string       // for messages
-	KeepSource  bool         // keep the source's container record and snapshot, stopped
-	TCP         criu.TCPMode // what becomes of established connections
-	Memory      MemoryOptions
-	Storage     StorageOptions
-	Codec       transfer.CodecChoice // compression of bulk data
-	Timeout     time.Duration        // how long the container may stand still before it is thawed; 0: DefaultTimeout
-	Guard       []string             // how to run this program as a guard, see criu.RunGuard
-	Throttler   []string             // how to run this program as a throttle.Keep
-	EngineSpec  string               // handed to the guard: how to reach the engine again
-	RunDir      string               // for stages, e.g. /run/migrate
-	LogDir      string               // for CRIU's logs of failed migrations
-	Observe     report.Observer      // may be nil
-	Log         *slog.Logger         // may be nil
-	Ignore      []string             // codes of findings that are not to stand in the way
+	Container    string       // id at the source
+	Namespace    string       // of the engine, in which it is
+	Name         string       // id at the destination; "" keeps the source's
+	Destination  string       // for messages
+	KeepSource   bool         // keep the source's container record and snapshot, stopped
+	TCP          criu.TCPMode // what becomes of established connections
+	Memory       MemoryOptions
+	Storage      StorageOptions
+	Networks     map[string]string    // CNI networks of the destination, by those here whose place they take; "" stands for the only one
+	ExecSessions string               // SessionsEnd or SessionsRefuse, which "" stands for
+	Codec        transfer.CodecChoice // compression of bulk data
+	Timeout      time.Duration        // how long the container may stand still before it is thawed; 0: DefaultTimeout
+	Guard        []string             // how to run this program as a guard, see criu.RunGuard
+	Throttler    []string             // how to run this program as a throttle.Keep
+	EngineSpec   string               // handed to the guard: how to reach the engine again
+	RunDir       string               // for stages, e.g. /run/migrate
+	LogDir       string               // for CRIU's logs of failed migrations
+	Observe      report.Observer      // may be nil
+	Log          *slog.Logger         // may be nil
+	Ignore       []string             // codes of findings that are not to stand in the way
 
 	// Dial makes a session. It is called again to ask for an outcome.
 	Dial func(context.Context) (*transfer.Session, error)
@@ -90,6 +93,8 @@ type sender struct {
 	lock       *network.Lock   // nil unless the container has a network of its own
 	packets    *packets        // nil if they are not kept
 	neighbours []network.Neighbour
+	leaving    []netip.Addr    // addresses of the container that stay here
+	renewed    map[string]bool // interfaces that the destination attaches to another network
 	undos      []undo
 	streams    []proto.StreamSum
 	serving    *serving // nil unless memory stays here

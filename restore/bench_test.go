@@ -203,13 +203,18 @@ func (b *bench) pages(name string, off int64, data []byte) {
 var emptyCore = coreImage(&core.CoreEntry{})
 
 // coreImage encodes a core image as CRIU does: two magic numbers, and the record after its length.
-func coreImage(e *core.CoreEntry) []byte {
-	body, err := pb.MarshalOptions{AllowPartial: true}.Marshal(e)
+func coreImage(e *core.CoreEntry) []byte { return image(coreMagic, e) }
+
+const coreMagic = 0x55053847
+
+// image is one of CRIU's with one record.
+func image(magic uint32, m pb.Message) []byte {
+	body, err := pb.MarshalOptions{AllowPartial: true}.Marshal(m)
 	if err != nil {
 		panic(err)
 	}
 	b := binary.LittleEndian.AppendUint32(nil, 0x54564319)
-	b = binary.LittleEndian.AppendUint32(b, 0x55053847)
+	b = binary.LittleEndian.AppendUint32(b, magic)
 	return append(binary.LittleEndian.AppendUint32(b, uint32(len(body))), body...)
 }
 

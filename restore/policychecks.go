@@ -28,7 +28,7 @@ func (p Policy) hooks(s *specs.Spec) error {
 	//lint:ignore SA1019 a peer may use the deprecated kind
 	prestart := h.Prestart
 	if len(prestart)+len(h.CreateRuntime)+len(h.CreateContainer)+len(h.StartContainer)+len(h.Poststart)+len(h.Poststop) > 0 {
-		return refusal("its specification has hooks, which would run as root on this host", "")
+		return refusal("its specification has hooks, which would run as root on this host", "make the container without hooks; nerdctl adds some to every container")
 	}
 	return nil
 }

@@ -9,6 +9,9 @@ import (
 
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/creds"
 	core "github.com/checkpoint-restore/go-criu/v7/crit/images/criu-core"
+	"github.com/checkpoint-restore/go-criu/v7/crit/images/pstree"
+	"github.com/checkpoint-restore/go-criu/v7/crit/images/seccomp"
+	pb "google.golang.org/protobuf/proto"
 
 	"migrate/restore"
 )
@@ -52,5 +55,43 @@ func TestImagesMustNotHaveMoreThanTheSpecification(t *testing.T) {
 	}
 	if err := (restore.Policy{}).CheckImages(t.TempDir(), json.RawMessage(plain)); err == nil {
 		t.Error("an image set without processes was let in")
+	}
+}
+
+// TestThreadsShareTheirFilter: CRIU notes a filter that all threads of a process have at the first of them.
+func TestThreadsShareTheirFilter(t *testing.T) {
+	const spec = `{"process":{},"linux":{"seccomp":{"defaultAction":"SCMP_ACT_ERRNO"}}}`
+	const tsync = 1
+	filter := core.SeccompMode_filter
+	for _, c := range []struct {
+		what    string
+		flags   uint32
+		threads []uint32 // of process 1
+		index   uint32
+		in      bool
+	}{
+		{"brought to all", tsync, []uint32{1, 7}, 0, true},
+		{"not brought to others", 0, []uint32{1, 7}, 0, false},
+		{"of another process", tsync, []uint32{1}, 0, false},
+		{"no such filter", tsync, []uint32{1, 7}, 9, false},
+	} {
+		dir := t.TempDir()
+		write := func(name string, magic uint32, m pb.Message) {
+			t.Helper()
+			if err := os.WriteFile(filepath.Join(dir, name), image(magic, m), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		thread := func(mode *core.SeccompMode) *core.CoreEntry {
+			return &core.CoreEntry{ThreadCore: &core.ThreadCoreEntry{SeccompMode: mode, SeccompFilter: &c.index, Creds: &creds.CredsEntry{}}}
+		}
+		write("core-1.img", coreMagic, thread(&filter))
+		write("core-7.img", coreMagic, thread(nil))
+		write("pstree.img", 0x50273030, &pstree.PstreeEntry{Pid: pb.Uint32(1), Threads: c.threads})
+		write("seccomp.img", 0x64413049, &seccomp.SeccompEntry{SeccompFilters: []*seccomp.SeccompFilter{{Filter: []byte("x"), Flags: &c.flags}}})
+		err := restore.Policy{}.CheckImages(dir, json.RawMessage(spec))
+		if c.in && err != nil || !c.in && (err == nil || !strings.Contains(err.Error(), "seccomp")) {
+			t.Errorf("%s: %v", c.what, err)
+		}
 	}
 }

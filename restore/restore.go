@@ -246,6 +246,7 @@ func (r *receiver) resume(ctx context.Context) (pid int, err error) {
 	r.steps["resume"] = report.MS(at.Sub(began))
 	msg := proto.CommittedMsg{Pid: res.pid, SinceGoMS: report.MS(at.Sub(began)), StepsMS: r.steps}
 	r.mu.Unlock()
+	msg.Addresses = r.newAddresses()
 	msg.LagMS = report.MS(time.Since(at))
 	if err := r.opt.Outcomes.Commit(r.offer.ID, msg, r.fetchState()); err != nil {
 		r.log.Error("record the outcome", "err", err) // it runs; the record says pending, which the source may ask about

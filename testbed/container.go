@@ -30,6 +30,8 @@ type ContainerSpec struct {
 	Network Network  // default: none
 	IP      string   // with NetworkCNI: the IPv4 address it must get, default any; the IPv6 address follows from it
 	MAC     string   // with NetworkCNI: likewise
+	Confs   []string // with NetworkCNI: files of the networks, one an interface; default: the common one
+	Ports   []string // with NetworkCNI: of the host, HOST:CONTAINER/PROTOCOL, as the portmap plugin maps them
 	Log     string   // file of the host for its output; default /var/log/ID.log
 	Flags   []string // further flags of ctr run
 }
@@ -41,7 +43,9 @@ type Container struct {
 	Addr6 netip.Addr // IPv6, likewise
 
 	host  *Host
-	netns string // path of the network namespace that it was given; empty: none
+	netns string   // path of the network namespace that it was given; empty: none
+	confs []string // of its networks
+	ports []string // that are mapped
 }
 
 // netnsDir is where a host has named network namespaces, see ip-netns(8).
@@ -82,8 +86,8 @@ func (c *Container) attach(ctx context.Context, spec ContainerSpec) error {
 	if _, err := c.host.run(ctx, "ip", "netns", "add", c.ID); err != nil {
 		return err
 	}
-	c.netns = netnsDir + c.ID
-	attachment := child.Attachment{ID: c.ID, Netns: c.netns, MAC: spec.MAC}
+	c.netns, c.confs, c.ports = netnsDir+c.ID, spec.Confs, spec.Ports
+	attachment := child.Attachment{ID: c.ID, Netns: c.netns, MAC: spec.MAC, Confs: spec.Confs, Ports: spec.Ports}
 	var err error
 	if attachment.IPs, err = c.host.addresses(spec.IP); err == nil {
 		var printed string
@@ -183,7 +187,7 @@ func (c *Container) detach(ctx context.Context) error {
 	if c.netns == "" {
 		return nil
 	}
-	_, err := c.host.run(ctx, child.DetachCommand(child.Attachment{ID: c.ID, Netns: c.netns})...)
+	_, err := c.host.run(ctx, child.DetachCommand(child.Attachment{ID: c.ID, Netns: c.netns, Confs: c.confs, Ports: c.ports})...)
 	_, errNetns := c.host.run(ctx, "ip", "netns", "delete", c.ID)
 	if err := errors.Join(err, errNetns); err != nil {
 		return err

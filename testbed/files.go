@@ -17,7 +17,8 @@ type file struct {
 }
 
 // containerdConfig leaves out the Kubernetes plugins: they want a CNI set-up and a
-// cgroup layout of their own, and slow the start down.
+// cgroup layout of their own, and slow the start down. What revives dead containers looks often, so that a test meets it
+// at every moment.
 const containerdConfig = `version = 3
 root = "/var/lib/containerd"
 state = "/run/containerd"
@@ -29,6 +30,9 @@ disabled_plugins = [
 	"io.containerd.tracing.processor.v1.otlp",
 	"io.containerd.nri.v1.nri",
 ]
+
+[plugins."io.containerd.monitor.container.v1.restart"]
+interval = "100ms"
 
 [grpc]
 address = "/run/containerd/containerd.sock"

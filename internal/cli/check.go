@@ -42,7 +42,7 @@ func checkCommand(env environment) *cli.Command {
 		&cli.BoolFlag{Name: "canary", Usage: "dump and restore a tiny container, here and at DEST"},
 	}
 	for _, f := range sendFlags() {
-		if slices.Contains([]string{"name", "tcp", "fingerprint", "token", "ssh-arg", "remote-command", "json", "quiet", "verbose", "ignore"}, f.Names()[0]) {
+		if slices.Contains([]string{"name", "tcp", "network", "exec-sessions", "fingerprint", "token", "ssh-arg", "remote-command", "json", "quiet", "verbose", "ignore"}, f.Names()[0]) {
 			flags = append(flags, f)
 		}
 	}
@@ -131,7 +131,7 @@ func (o sendOptions) look(ctx context.Context, withCanary bool, log *slog.Logger
 	if o.container == "" {
 		rep, err = migrate.CheckHost(ctx, eng)
 	} else {
-		opt := migrate.Options{Container: o.container, Name: o.name, Destination: o.dest.text, TCP: o.tcp, Memory: o.memory, Storage: o.storage, Ignore: o.ignore, Log: log, LogDir: o.logDir, RunDir: o.runDir}
+		opt := migrate.Options{Container: o.container, Name: o.name, Destination: o.dest.text, TCP: o.tcp, Memory: o.memory, Storage: o.storage, Networks: o.networks, ExecSessions: o.sessions, Ignore: o.ignore, Log: log, LogDir: o.logDir, RunDir: o.runDir}
 		if o.dest.text != "" {
 			if opt.Dial, err = o.dialer(log); err != nil {
 				return nil, err

@@ -50,6 +50,8 @@ type sendOptions struct {
 	timeout     time.Duration
 	memory      migrate.MemoryOptions
 	storage     migrate.StorageOptions
+	networks    map[string]string
+	sessions    string // what becomes of exec sessions
 	fingerprint string
 	token       string
 	sshArgs     []string
@@ -71,6 +73,8 @@ func sendFlags() []cli.Flag {
 		&cli.StringFlag{Name: "bandwidth", Usage: "`RATE` not to be exceeded, such as 100MiB or 800mbit (default: none)"},
 		&cli.IntFlag{Name: "streams", Value: 4, Usage: "`N` connections side by side, 1 to 16; over ssh there is one"},
 		&cli.StringFlag{Name: "tcp", Value: string(criu.TCPEstablished), Usage: "`WHAT` becomes of established connections: established (they go on) or close"},
+		&cli.StringSliceFlag{Name: "network", Usage: "CNI network of the destination instead of the container's own: `[OLD=]NAME`, may be repeated"},
+		&cli.StringFlag{Name: "exec-sessions", Value: migrate.SessionsRefuse, Usage: "`WHAT` becomes of exec sessions in the container: refuse (to move it) or end"},
 		&cli.DurationFlag{Name: "timeout", Value: migrate.DefaultTimeout, Usage: "longest `TIME` the container may stand still before it goes on here"},
 		&cli.StringFlag{Name: "fingerprint", Usage: "`SHA256:…` of the destination's key"},
 		&cli.StringFlag{Name: "token", Usage: "enrolment `TOKEN` made by migrate enroll at the destination", EnvVars: []string{"MIGRATE_TOKEN"}},
@@ -145,7 +149,7 @@ func parseCommon(c *cli.Context) (o sendOptions, err error) {
 		fingerprint: c.String("fingerprint"), token: c.String("token"), ignore: c.StringSlice("ignore"),
 		sshArgs: c.StringSlice("ssh-arg"), remote: strings.Fields(c.String("remote-command")),
 		stateDir: c.String("state-dir"), runDir: c.String("run-dir"), logDir: c.String("log-dir"),
-		json: c.Bool("json"), quiet: c.Bool("quiet"), verbose: c.Bool("verbose"),
+		sessions: c.String("exec-sessions"), json: c.Bool("json"), quiet: c.Bool("quiet"), verbose: c.Bool("verbose"),
 	}
 	if c.NArg() > 1 {
 		if o.dest, err = parseDest(c.Args().Get(1)); err != nil {
@@ -155,7 +159,13 @@ func parseCommon(c *cli.Context) (o sendOptions, err error) {
 	if o.memory, err = parseMemory(c); err != nil {
 		return o, err
 	}
-	o.storage, err = parseStorage(c)
+	if o.storage, err = parseStorage(c); err != nil {
+		return o, err
+	}
+	if !slices.Contains([]string{migrate.SessionsRefuse, migrate.SessionsEnd}, o.sessions) {
+		return o, usage(fmt.Sprintf("--exec-sessions %q is unknown", o.sessions), "choose refuse or end")
+	}
+	o.networks, err = parseNetworks(c)
 	return o, err
 }
 
@@ -226,7 +236,7 @@ func (o sendOptions) migrate(ctx context.Context, c *canceller, ui *progress, lo
 	}
 	return migrate.Send(ctx, eng, migrate.Options{
 		Container: o.container, Namespace: o.spec.Namespace, Name: o.name, Destination: o.dest.text, KeepSource: o.keepSource, TCP: o.tcp, Codec: o.codec,
-		Memory: o.memory, Storage: o.storage,
+		Memory: o.memory, Storage: o.storage, Networks: o.networks, ExecSessions: o.sessions,
 		Timeout: o.timeout, Guard: []string{selfExe, guardCommand}, Throttler: []string{selfExe, throttleCommand}, EngineSpec: o.spec.String(), RunDir: o.runDir, LogDir: o.logDir,
 		Observe: o.observer(c, ui), Log: log, Dial: dial, Ignore: o.ignore,
 	})

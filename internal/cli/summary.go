@@ -29,6 +29,12 @@ func summary(r *report.Report) string {
 	b.WriteString(rounds(r))
 	b.WriteString(fetched(r))
 	b.WriteString(mounted(r))
+	for _, p := range r.Ended {
+		fmt.Fprintf(&b, "  %-8s %10s   %v\n", "session", "ended", p)
+	}
+	if len(r.Addresses) > 0 {
+		fmt.Fprintf(&b, "  %-8s %10s   %s\n", "address", "new", strings.Join(r.Addresses, ", "))
+	}
 	fmt.Fprintf(&b, "  %-8s %10s   %10s\n", "", "content", "sent")
 	for _, v := range []struct {
 		name string

@@ -9,8 +9,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 
+	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/utils"
 )
 
@@ -22,6 +24,8 @@ type Attachment struct {
 	MAC         string
 	IPs         []string // with prefix length
 	MTU         int      // 0 leaves it to the plugins
+	Ports       []Port   // of the host, that lead to the container
+	Fresh       bool     // the network gives what addresses it likes
 }
 
 // maxCacheEntry bounds a file of libcni's cache. They hold a configuration and a result, a few KiB.
@@ -34,6 +38,30 @@ type cacheEntry struct {
 	IfName      string `json:"ifName"`
 	NetworkName string `json:"networkName"`
 	NetNS       string `json:"netns"`
+	Config      []byte `json:"config"` // of the network, as it was
+
+	CapabilityArgs map[string]json.RawMessage `json:"capabilityArgs"`
+}
+
+// ports are the port mappings that took effect. Callers that attach several networks tell all of them of the mappings, and
+// those without a plugin for them overhear it.
+func (e *cacheEntry) ports() []Port {
+	raw := e.CapabilityArgs[portMappings]
+	if raw == nil {
+		return nil
+	}
+	list, err := libcni.NetworkConfFromBytes(e.Config)
+	if err != nil || !(&conf{list}).mapsPorts() {
+		return nil
+	}
+	var ports []Port
+	if json.Unmarshal(raw, &ports) != nil {
+		return nil
+	}
+	for i := range ports {
+		ports[i].Protocol = strings.ToLower(ports[i].Protocol)
+	}
+	return slices.DeleteFunc(ports, func(p Port) bool { return p.HostPort == 0 }) // not mapped
 }
 
 // Attached lists the attachments recorded for a namespace, without what only the live namespace knows. same says
@@ -58,7 +86,7 @@ func (h *Host) attached(same func(path string) bool) ([]Attachment, error) {
 			continue
 		}
 		found = append(found, Attachment{
-			Network: entry.NetworkName, ContainerID: entry.ContainerID, Interface: entry.IfName,
+			Network: entry.NetworkName, ContainerID: entry.ContainerID, Interface: entry.IfName, Ports: entry.ports(),
 		})
 	}
 	slices.SortFunc(found, func(a, b Attachment) int { return compare(a.Interface, b.Interface) })
@@ -210,8 +238,19 @@ func (a Attachment) Validate() error {
 			return fmt.Errorf("attachment %s: address: %w", a.Interface, err)
 		}
 	}
+	if a.Fresh && len(a.IPs) > 0 {
+		return fmt.Errorf("attachment %s: it is to get addresses of the network's choice, and brings %v", a.Interface, a.IPs)
+	}
 	if a.MTU < 0 || a.MTU > 1<<16 {
 		return fmt.Errorf("attachment %s: MTU %d is out of range", a.Interface, a.MTU)
+	}
+	if len(a.Ports) > maxPorts {
+		return fmt.Errorf("attachment %s: %d port mappings, at most %d are possible", a.Interface, len(a.Ports), maxPorts)
+	}
+	for _, p := range a.Ports {
+		if err := p.validate(); err != nil {
+			return fmt.Errorf("attachment %s: port mapping: %w", a.Interface, err)
+		}
 	}
 	return nil
 }

@@ -65,6 +65,7 @@ func TestValidate(t *testing.T) {
 		"MAC":       func(a *Attachment) { a.MAC = "no" },
 		"address":   func(a *Attachment) { a.IPs = []string{"10.0.0.2;IP=1"} },
 		"MTU":       func(a *Attachment) { a.MTU = -1 },
+		"choice":    func(a *Attachment) { a.Fresh = true },
 	} {
 		a := good
 		spoil(&a)

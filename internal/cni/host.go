@@ -10,8 +10,8 @@ import (
 	"github.com/containernetworking/cni/libcni"
 )
 
-// Check says whether this host can give an attachment: the network exists, its plugins are installed and its addresses
-// are free.
+// Check says whether this host can give an attachment: the network exists, its plugins are installed, and its addresses
+// and ports are free.
 func (h *Host) Check(a Attachment) error {
 	if err := a.Validate(); err != nil {
 		return err
@@ -35,7 +35,7 @@ func (h *Host) Check(a Attachment) error {
 			}
 		}
 	}
-	return nil
+	return h.checkPorts(n, a)
 }
 
 // Attach puts the attachment into the namespace at path, with its addresses, and reads back that it is so.
@@ -45,6 +45,10 @@ func (h *Host) Attach(ctx context.Context, path string, a Attachment) error {
 	}
 	n, err := h.network(a.Network)
 	if err != nil {
+		return err
+	}
+	// once more: a plugin maps a port whoever has it
+	if err := h.checkPorts(n, a); err != nil {
 		return err
 	}
 	list, err := n.withAddresses(a.addresses(), a.MAC)
@@ -116,6 +120,9 @@ func (a Attachment) runtimeConf(path string) *libcni.RuntimeConf {
 	if a.MAC != "" {
 		rt.CapabilityArgs["mac"] = a.MAC
 		rt.Args = append(rt.Args, [2]string{"MAC", a.MAC})
+	}
+	if len(a.Ports) > 0 {
+		rt.CapabilityArgs[portMappings] = a.Ports
 	}
 	return rt
 }

@@ -5,8 +5,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	core "github.com/checkpoint-restore/go-criu/v7/crit/images/criu-core"
+	"github.com/checkpoint-restore/go-criu/v7/crit/images/seccomp"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -21,8 +24,11 @@ type Credentials struct {
 const (
 	commonMagic = 0x54564319
 	coreMagic   = 0x55053847
-	maxCore     = 8 << 20 // bytes of one core image; they are a few KiB
-	seccompOff  = 0
+
+	seccompMagic = 0x64413049
+
+	maxCore    = 8 << 20 // bytes of one core image; they are a few KiB
+	seccompOff = 0
 )
 
 // ReadCredentials reads the credentials of all threads in an image set. Zombies have none.
@@ -35,11 +41,13 @@ func ReadCredentials(dir string) ([]Credentials, error) {
 		return nil, fmt.Errorf("%w: no core image", ErrImageSet)
 	}
 	var all []Credentials
+	cores := map[string]*core.CoreEntry{}
 	for _, path := range files {
 		entry, err := readCore(path)
 		if err != nil {
 			return nil, fmt.Errorf("read %s: %w", filepath.Base(path), err)
 		}
+		cores[filepath.Base(path)] = entry
 		if creds := entry.GetThreadCore().GetCreds(); creds != nil {
 			c := Credentials{File: filepath.Base(path)}
 			for _, set := range [][]uint32{creds.CapInh, creds.CapPrm, creds.CapEff, creds.CapBnd} {
@@ -49,7 +57,44 @@ func ReadCredentials(dir string) ([]Credentials, error) {
 			all = append(all, c)
 		}
 	}
-	return all, nil
+	return all, shareFilters(dir, all, cores)
+}
+
+// shareFilters: when all threads of a process have the same filters, CRIU notes them at its first thread only, to be applied to all of
+// them (criu/seccomp.c, try_use_tsync).
+func shareFilters(dir string, all []Credentials, cores map[string]*core.CoreEntry) error {
+	filtered := func(c Credentials) bool { return c.Seccomp }
+	if !slices.ContainsFunc(all, filtered) || !slices.ContainsFunc(all, func(c Credentials) bool { return !c.Seccomp }) {
+		return nil
+	}
+	threads, err := readThreads(dir)
+	if err != nil {
+		return err
+	}
+	var filters seccomp.SeccompEntry
+	if err := readImage(filepath.Join(dir, "seccomp.img"), seccompMagic, &filters); err != nil {
+		return err
+	}
+	for pid, tids := range threads {
+		if !syncs(cores[coreFile(pid)], filters.GetSeccompFilters()) {
+			continue
+		}
+		for i := range all {
+			if slices.ContainsFunc(tids, func(tid uint32) bool { return coreFile(tid) == all[i].File }) {
+				all[i].Seccomp = true
+			}
+		}
+	}
+	return nil
+}
+
+func coreFile(id uint32) string { return fmt.Sprintf("core-%d.img", id) }
+
+// syncs says whether a process's first thread brings its newest filter to the others.
+func syncs(leader *core.CoreEntry, filters []*seccomp.SeccompFilter) bool {
+	tc := leader.GetThreadCore()
+	i := tc.GetSeccompFilter()
+	return tc.GetSeccompMode() == core.SeccompMode_filter && int64(i) < int64(len(filters)) && filters[i].GetFlags()&unix.SECCOMP_FILTER_FLAG_TSYNC != 0
 }
 
 // mask joins the 32-bit words of a capability set, lowest first.

@@ -134,6 +134,16 @@ type Attachment struct {
 	MAC         string   `json:"mac"`
 	IPs         []string `json:"ips"` // with prefix length, 10.1.2.3/16
 	MTU         int      `json:"mtu,omitempty"`
+	Ports       []Port   `json:"ports,omitempty"` // of the host, that lead to the container
+	Fresh       bool     `json:"fresh,omitempty"` // it is to another network than at the source, which gives addresses of its own
+}
+
+// Port is a port of the host that leads to one of the container.
+type Port struct {
+	Host      int    `json:"host"`
+	Container int    `json:"container"`
+	Protocol  string `json:"protocol"`          // tcp, udp or sctp
+	HostIP    string `json:"host_ip,omitempty"` // "": all addresses of the host
 }
 
 // Handles is what a dump needs of a running container on this host. None of it crosses the wire.
@@ -172,6 +182,9 @@ type Source interface {
 	// Undo, or with the process and all that inherit held from it: what cleans up after an agent that died must be through before
 	// the next one begins. held is nil for an engine that has no processes, and not to be closed.
 	Lock(ctx context.Context, id string) (held *os.File, unlock Undo, err error)
+	// Shield hides the container from what the engine has to start dead containers again. It is to be called before one is frozen whose
+	// copy may be left here when it goes on elsewhere. The Undo ends that, and so does Resume, for those who did not call it.
+	Shield(ctx context.Context, id string) (Undo, error)
 	// Pause freezes all processes; Resume lets them go on. Both are idempotent.
 	Pause(ctx context.Context, id string) error
 	Resume(ctx context.Context, id string) error

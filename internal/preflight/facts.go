@@ -1,5 +1,7 @@
 package preflight
 
+import "net/netip"
+
 // Container is a running container as its host sees it.
 type Container struct {
 	Init       int                // pid of the first process
@@ -15,7 +17,11 @@ type Container struct {
 	Resource   bool               // CRIU has CAP_SYS_RESOURCE
 	Cgroup     int                // version
 	UID        int                // of the agent
-	Spec       Spec
+	Leaving    []netip.Addr       // addresses that the container has no more at the destination
+	// EndSessions says that exec sessions are ended before the container stops.
+	EndSessions bool
+	CloseTCP    bool // established connections are not to be kept
+	Spec        Spec
 }
 
 // Spec is what matters of the container's specification.
@@ -94,7 +100,8 @@ type Socket struct {
 	State      uint8  // as TCP's, also for unix sockets
 	ReadQ      uint32 // bytes; of a listening socket, connections that wait to be accepted
 	WriteQ     uint32
-	Name       string   // addresses, or the path
+	Name       string // addresses, or the path
+	Local      netip.Addr
 	Peer       uint64   // inode of a unix socket's peer
 	Waiting    []uint64 // inodes of the unix sockets that wait to be accepted; 0 for one that was closed meanwhile
 	Shut       bool     // a unix socket whose other end was closed

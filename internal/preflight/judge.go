@@ -32,7 +32,7 @@ func Judge(c *Container) []Finding {
 		}
 	}
 	j.spec()
-	for _, p := range c.Procs {
+	for _, p := range j.sessions() {
 		j.process(p)
 	}
 	j.mounts()
@@ -75,7 +75,6 @@ func (j *judgement) spec() {
 // process judges one process and all that it has.
 func (j *judgement) process(p *Process) {
 	j.state(p)
-	j.family(p)
 	j.namespaces(p)
 	for i := range p.FDs {
 		j.descriptor(p, &p.FDs[i])
@@ -111,15 +110,6 @@ func (j *judgement) state(p *Process) {
 	case p.State == 'D':
 		j.add("uninterruptible", p.thing(), "")
 	}
-}
-
-// family judges where the process comes from. What came by exec has its parent outside; a process whose parent has ended
-// belongs to the container's first one, or to a reaper in it.
-func (j *judgement) family(p *Process) {
-	if p.Pid == j.c.Init || j.pids[p.PPid] != nil {
-		return
-	}
-	j.add("exec-session", p.thing(), "")
 }
 
 // nestable are the types of namespaces that CRIU dumps also when a process has one of its own.

@@ -2,6 +2,7 @@ package preflight
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -10,6 +11,7 @@ import (
 // The states of sockets that matter here (include/net/tcp_states.h).
 const (
 	tcpEstablished = 1
+	tcpClosed      = 7
 	tcpListen      = 10
 )
 
@@ -39,6 +41,14 @@ func (j *judgement) socket(p *Process, d *Descriptor) {
 }
 
 func (j *judgement) inet(t Thing, s *Socket) {
+	connected := s.Type == unix.SOCK_STREAM && s.State != tcpListen && s.State != tcpClosed && s.State != 0
+	switch {
+	case !j.leaves(s.Local), connected && j.c.CloseTCP:
+	case connected:
+		j.add("tcp-network", t, "")
+	default:
+		j.add("address-bound", t, "")
+	}
 	switch {
 	case s.Type == unix.SOCK_RAW:
 	case s.Protocol == unix.IPPROTO_MPTCP:
@@ -50,6 +60,12 @@ func (j *judgement) inet(t Thing, s *Socket) {
 	case s.Type == unix.SOCK_STREAM && s.State == tcpListen && s.ReadQ > 0:
 		j.add("tcp-waiting", t, fmt.Sprintf("%d wait", s.ReadQ))
 	}
+}
+
+// leaves says whether an address stays behind. Those of a link alone are made of its hardware address, which is another one on
+// another network.
+func (j *judgement) leaves(a netip.Addr) bool {
+	return slices.Contains(j.c.Leaving, a) || len(j.c.Leaving) > 0 && a.IsLinkLocalUnicast()
 }
 
 // unix judges a unix socket: whoever it is connected to must move along.

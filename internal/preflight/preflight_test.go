@@ -2,6 +2,7 @@ package preflight
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -399,5 +400,42 @@ func TestCompare(t *testing.T) {
 				t.Errorf("found %q, want %q", got, s.want)
 			}
 		})
+	}
+}
+
+// TestAddressesThatStayBehind: with another network at the destination what is bound to an address cannot come along.
+func TestAddressesThatStayBehind(t *testing.T) {
+	old, kept := netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("10.1.0.2")
+	for _, test := range []struct {
+		what  string
+		s     Socket
+		close bool
+		want  string
+	}{
+		{"listening everywhere", Socket{Type: unix.SOCK_STREAM, State: tcpListen, Local: netip.IPv4Unspecified()}, false, ""},
+		{"listening there", Socket{Type: unix.SOCK_STREAM, State: tcpListen, Local: old}, true, "address-bound"},
+		{"listening elsewhere", Socket{Type: unix.SOCK_STREAM, State: tcpListen, Local: kept}, false, ""},
+		{"connected", Socket{Type: unix.SOCK_STREAM, State: tcpEstablished, Local: old}, false, "tcp-network"},
+		{"connected, to be closed", Socket{Type: unix.SOCK_STREAM, State: tcpEstablished, Local: old}, true, ""},
+		{"bound, not connected", Socket{Type: unix.SOCK_STREAM, State: tcpClosed, Local: old}, true, "address-bound"},
+		{"UDP", Socket{Type: unix.SOCK_DGRAM, Protocol: unix.IPPROTO_UDP, Local: old}, true, "address-bound"},
+		{"UDP everywhere", Socket{Type: unix.SOCK_DGRAM, Protocol: unix.IPPROTO_UDP, Local: netip.IPv6Unspecified()}, false, ""},
+		{"loopback", Socket{Type: unix.SOCK_STREAM, State: tcpEstablished, Local: netip.MustParseAddr("127.0.0.1")}, false, ""},
+		{"of the link", Socket{Type: unix.SOCK_DGRAM, Protocol: unix.IPPROTO_UDP, Local: netip.MustParseAddr("fe80::1")}, false, "address-bound"},
+	} {
+		c := plain()
+		c.Leaving, c.CloseTCP = []netip.Addr{old}, test.close
+		test.s.Family = unix.AF_INET
+		hasSocket(c, test.s)
+		var got string
+		if fs := Judge(c); len(fs) > 0 {
+			got = fs[0].Code
+		}
+		if got != test.want {
+			t.Errorf("%s: found %q, want %q", test.what, got, test.want)
+		}
+		if c.Leaving = nil; len(Judge(c)) > 0 {
+			t.Errorf("%s: found %v where no address stays behind", test.what, Judge(c))
+		}
 	}
 }

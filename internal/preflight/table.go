@@ -76,6 +76,19 @@ var kinds = []Kind{
 		Remedy: "choose --tcp close, or give the container a network of its own", Said: []string{"Connected TCP socket"},
 	},
 	{
+		Code: "tcp-network", Severity: Blocks, Reason: "an established connection cannot go along to another network (--network): its address stays behind",
+		Remedy: "choose --tcp close, or keep the network",
+	},
+	{
+		Code: "address-bound", Severity: Blocks, Reason: "a socket is bound to an address that stays behind when the container goes to another network (--network)",
+		Remedy: "let the program listen on all addresses (0.0.0.0 or ::), or keep the network",
+	},
+	{
+		Code: "tcp-translated", Severity: Degrades,
+		Reason: "established connections are translated by this host (port mapping, masquerading) and cannot follow the container: their other ends know this host's address",
+		Remedy: "choose --tcp close to end them at once, or let clients connect to the container's own address",
+	},
+	{
 		Code: "tcp-address", Severity: Blocks, Reason: "the container's address is not there or the port is taken at the destination",
 		Remedy: "check the destination's network configuration", Said: []string{"Can't bind inet socket"}, Link: criuIssues + "312",
 	},
@@ -172,7 +185,11 @@ var kinds = []Kind{
 	// processes
 	{
 		Code: "exec-session", Severity: Blocks, Reason: "it came into the container by exec, and is no descendant of its first process: CRIU would not see it, and it would be ended",
-		Remedy: "end the exec session first", Said: []string{"is outside of its pid namespace"},
+		Remedy: "end the exec session first, or have it ended with --exec-sessions end", Said: []string{"is outside of its pid namespace"},
+	},
+	{
+		Code: "exec-ended", Severity: Degrades, Reason: "it came into the container by exec, and is ended right before the container stops (--exec-sessions end)",
+		Remedy: "end the exec session first",
 	},
 	{
 		Code: "uninterruptible", Severity: Blocks, Reason: "the process waits in the kernel and cannot be stopped",

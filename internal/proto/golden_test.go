@@ -41,7 +41,10 @@ var testContainer = engine.Container{
 	Stdio: engine.Stdio{Stdin: "/in", Stdout: "/out", Stderr: "/err", Terminal: true},
 	Network: engine.Network{
 		Mode: engine.NetworkCNI, NetNS: "/run/netns/redis", Sysctls: map[string]string{"net.ipv4.ip_forward": "0"},
-		Attachments: []engine.Attachment{{Network: "mt", ContainerID: "redis", Interface: "eth0", MAC: "02:00:00:00:00:01", IPs: []string{"10.1.2.3/16"}, MTU: 1500}},
+		Attachments: []engine.Attachment{{
+			Network: "mt", ContainerID: "redis", Interface: "eth0", MAC: "02:00:00:00:00:01", IPs: []string{"10.1.2.3/16"}, MTU: 1500,
+			Ports: []engine.Port{{Host: 8080, Container: 80, Protocol: "tcp", HostIP: "192.0.2.1"}}, Fresh: true,
+		}},
 	},
 	Created: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
 }
@@ -59,7 +62,7 @@ var testFinding = preflight.Finding{
 	More:  2, Reason: "it cannot be dumped", Remedy: "close it", Link: "https://example.org/1", State: preflight.StillRunning,
 }
 
-var testCommit = CommittedMsg{Pid: 4242, SinceGoMS: 12.5, LagMS: 0.5, StepsMS: map[string]float64{"resume": 4}, LogsKeptAt: "/var/log/migrate"}
+var testCommit = CommittedMsg{Pid: 4242, SinceGoMS: 12.5, LagMS: 0.5, StepsMS: map[string]float64{"resume": 4}, LogsKeptAt: "/var/log/migrate", Addresses: []string{"10.2.0.9/16"}}
 
 // messages are those with a body, by the names of their golden files.
 var messages = map[string]any{

@@ -255,10 +255,11 @@ type ReadyMsg struct {
 // CommittedMsg says that the container runs at the destination.
 type CommittedMsg struct {
 	Pid        int                `json:"pid"`
-	SinceGoMS  float64            `json:"since_go_ms"`  // GO received until the processes ran
-	LagMS      float64            `json:"lag_ms"`       // processes ran until this message was sent
-	StepsMS    map[string]float64 `json:"steps_ms"`     // parts of the restore, for the report
-	LogsKeptAt string             `json:"logs_kept_at"` // CRIU's logs
+	SinceGoMS  float64            `json:"since_go_ms"`         // GO received until the processes ran
+	LagMS      float64            `json:"lag_ms"`              // processes ran until this message was sent
+	StepsMS    map[string]float64 `json:"steps_ms"`            // parts of the restore, for the report
+	LogsKeptAt string             `json:"logs_kept_at"`        // CRIU's logs
+	Addresses  []string           `json:"addresses,omitempty"` // that the container got here, with prefix length; none if it kept its own
 }
 
 // FetchedMsg says that no more memory is needed from the source: all has come, or what has not is lost.

@@ -66,9 +66,11 @@ type Report struct {
 	Storage     []Storage          `json:"storage,omitempty"`
 	WireBytes   int64              `json:"wire_bytes"`
 	TCP         string             `json:"tcp"`
-	Connections int                `json:"connections"`  // established TCP connections that moved
-	Packets     int64              `json:"packets_kept"` // frames that came during the downtime and were brought to the destination
-	PacketsLost int64              `json:"packets_lost"` // those for which there was no room
+	Connections int                `json:"connections"`              // established TCP connections that moved
+	Ended       []preflight.Thing  `json:"ended_sessions,omitempty"` // processes of exec sessions that were ended before the freeze
+	Addresses   []string           `json:"addresses,omitempty"`      // that the container got of other networks than it had
+	Packets     int64              `json:"packets_kept"`             // frames that came during the downtime and were brought to the destination
+	PacketsLost int64              `json:"packets_lost"`             // those for which there was no room
 	Error       *fail.Fault        `json:"error,omitempty"`
 
 	Findings []preflight.Finding `json:"findings,omitempty"` // of the checks before the migration

@@ -104,7 +104,7 @@ func (e *Engine) describe(ctx context.Context, s *subject) (*engine.Container, e
 		return nil, err
 	}
 	return &engine.Container{
-		Engine: Name, Namespace: e.opts.Namespace, ID: r.ID, Labels: r.Labels, Image: image,
+		Engine: Name, Namespace: e.opts.Namespace, ID: r.ID, Labels: shownLabels(r.Labels), Image: image,
 		Runtime: r.Runtime.Name, RuntimeOpts: plainAny(r.Runtime.Options),
 		Snapshotter: r.Snapshotter, SnapshotKey: r.SnapshotKey, SnapLabels: snap.Labels,
 		Spec: json.RawMessage(r.Spec.GetValue()), Extensions: plainAnys(r.Extensions),

@@ -35,7 +35,7 @@ func recordLabels(labels map[string]string) map[string]string {
 func adoptedLabels(labels map[string]string) map[string]string {
 	out := maps.Clone(labels)
 	maps.DeleteFunc(out, func(key, value string) bool {
-		return strings.HasPrefix(key, gcPrefix) || key == restartLogURI && !strings.HasPrefix(value, "file:")
+		return strings.HasPrefix(key, gcPrefix) || key == hiddenStatus || key == restartLogURI && !strings.HasPrefix(value, "file:")
 	})
 	return out
 }

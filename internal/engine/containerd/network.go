@@ -74,9 +74,7 @@ func (e *Engine) describeCNI(path string) (engine.Network, error) {
 	}
 	n := engine.Network{Mode: engine.NetworkCNI, NetNS: path}
 	for _, a := range attached {
-		n.Attachments = append(n.Attachments, engine.Attachment{
-			Network: a.Network, ContainerID: a.ContainerID, Interface: a.Interface, MAC: a.MAC, IPs: a.IPs, MTU: a.MTU,
-		})
+		n.Attachments = append(n.Attachments, plainAttachment(a))
 	}
 	n.Sysctls, err = e.sysctls(path)
 	return n, err
@@ -117,9 +115,24 @@ func netnsPath(r containers.Container) string {
 	return ""
 }
 
-// hostAttachment is what package cni works with.
-func hostAttachment(a engine.Attachment) cni.Attachment {
-	return cni.Attachment{
+// plainAttachment is what crosses the wire.
+func plainAttachment(a cni.Attachment) engine.Attachment {
+	plain := engine.Attachment{
 		Network: a.Network, ContainerID: a.ContainerID, Interface: a.Interface, MAC: a.MAC, IPs: a.IPs, MTU: a.MTU,
 	}
+	for _, p := range a.Ports {
+		plain.Ports = append(plain.Ports, engine.Port{Host: p.HostPort, Container: p.ContainerPort, Protocol: p.Protocol, HostIP: p.HostIP})
+	}
+	return plain
+}
+
+// hostAttachment is what package cni works with.
+func hostAttachment(a engine.Attachment) cni.Attachment {
+	host := cni.Attachment{
+		Network: a.Network, ContainerID: a.ContainerID, Interface: a.Interface, MAC: a.MAC, IPs: a.IPs, MTU: a.MTU, Fresh: a.Fresh,
+	}
+	for _, p := range a.Ports {
+		host.Ports = append(host.Ports, cni.Port{HostPort: p.Host, ContainerPort: p.Container, Protocol: p.Protocol, HostIP: p.HostIP})
+	}
+	return host
 }

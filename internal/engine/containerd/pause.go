@@ -2,6 +2,7 @@ package containerd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -30,8 +31,16 @@ func (e *Engine) Pause(ctx context.Context, id string) error {
 // fs/freezer.go); it thaws those that it got then.
 const unableToFreeze = "unable to freeze"
 
-// Resume implements engine.Engine.
+// Resume implements engine.Engine. A container that has died meanwhile is left to the restart monitor.
 func (e *Engine) Resume(ctx context.Context, id string) error {
+	err := e.resume(ctx, id)
+	if err == nil || errors.Is(err, engine.ErrNotRunning) {
+		err = errors.Join(err, e.unshield(ctx, id))
+	}
+	return err
+}
+
+func (e *Engine) resume(ctx context.Context, id string) error {
 	ctx, cancel := e.call(ctx, callLimit)
 	defer cancel()
 	_, err := e.client.TaskService().Resume(ctx, &tasks.ResumeTaskRequest{ContainerID: id})

@@ -3,6 +3,7 @@ package containerd
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -216,5 +217,19 @@ func TestIsShim(t *testing.T) {
 		if got := isShim(strings.Fields(line), "default", "web"); got != want {
 			t.Errorf("%q: %v", line, got)
 		}
+	}
+}
+
+func TestShownLabels(t *testing.T) {
+	hidden := map[string]string{hiddenStatus: "running", restartPrefix + "policy": "always", "tier": "web"}
+	want := map[string]string{restartStatus: "running", restartPrefix + "policy": "always", "tier": "web"}
+	if got := shownLabels(hidden); !maps.Equal(got, want) {
+		t.Errorf("shownLabels = %v, want %v", got, want)
+	}
+	if got := shownLabels(want); !maps.Equal(got, want) {
+		t.Errorf("labels of a container that is not hidden become %v", got)
+	}
+	if got := adoptedLabels(hidden); got[hiddenStatus] != "" {
+		t.Errorf("a peer may hide a container: %v", got)
 	}
 }

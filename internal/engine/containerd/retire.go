@@ -46,12 +46,13 @@ func (e *Engine) retiring(ctx context.Context, id string) (containers.Container,
 	if err != nil {
 		return record, err
 	}
+	record.Labels = shownLabels(record.Labels)
 	if _, monitored := record.Labels[restartStatus]; !monitored {
 		return record, nil
 	}
 	record.Labels[restartStatus] = "stopped"
 	record.Labels[restartExplicit] = "true"
-	if _, err := e.client.ContainerService().Update(ctx, record, "labels"); err != nil {
+	if err := e.updateLabels(ctx, record); err != nil {
 		return record, fmt.Errorf("turn off the restart policy of %s: %w", e.what(id), err)
 	}
 	return record, nil

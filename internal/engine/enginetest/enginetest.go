@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -53,6 +54,7 @@ func Run(t *testing.T, factory func(t *testing.T) *Bench) {
 		{"InspectDescribes", testInspectDescribes},
 		{"OpenBlob", testOpenBlob},
 		{"Lock", testLock},
+		{"Shield", testShield},
 		{"PauseAndResume", testPauseAndResume},
 		{"Retire", testRetire},
 		{"IngestVerifies", testIngestVerifies},
@@ -203,6 +205,26 @@ func twice(ctx context.Context, t *testing.T, step string, undo engine.Undo) {
 		if err := undo(ctx); err != nil {
 			t.Errorf("%s undo of %s: %v", time, step, err)
 		}
+	}
+}
+
+// testShield: nobody but the engine's own minder sees that a container is hidden from it.
+func testShield(ctx context.Context, t *testing.T, b *Bench) {
+	id := b.Start(t, engine.StatusRunning)
+	before, _ := inspect(ctx, t, b, id)
+	undo, err := b.Source.Shield(ctx, id)
+	if err != nil {
+		t.Fatalf("Shield: %v", err)
+	}
+	if shielded, _ := inspect(ctx, t, b, id); !maps.Equal(shielded.Labels, before.Labels) {
+		t.Errorf("labels of a hidden container are %v, and were %v", shielded.Labels, before.Labels)
+	}
+	if err := errors.Join(b.Source.Pause(ctx, id), b.Source.Resume(ctx, id)); err != nil {
+		t.Error(err)
+	}
+	twice(ctx, t, "Shield", undo)
+	if _, err := b.Source.Shield(ctx, "no-such-container"); !errors.Is(err, engine.ErrNotFound) {
+		t.Errorf("Shield of nothing: %v, want ErrNotFound", err)
 	}
 }
 

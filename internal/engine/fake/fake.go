@@ -32,6 +32,7 @@ const (
 	OpInspect       = "inspect"
 	OpOpenBlob      = "open-blob"
 	OpLock          = "lock"
+	OpShield        = "shield"
 	OpPause         = "pause"
 	OpResume        = "resume"
 	OpRetire        = "retire"

@@ -91,6 +91,19 @@ func (e *Engine) Lock(ctx context.Context, id string) (*os.File, engine.Undo, er
 	return nil, e.undo(OpLock, id, func() { delete(e.locks, id) }), nil
 }
 
+// Shield implements engine.Engine. Nothing here starts containers by itself.
+func (e *Engine) Shield(ctx context.Context, id string) (engine.Undo, error) {
+	if err := e.enter(ctx, OpShield, id); err != nil {
+		return nil, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if _, err := e.find(id); err != nil {
+		return nil, err
+	}
+	return e.undo(OpShield, id, func() {}), nil
+}
+
 // Pause implements engine.Engine.
 func (e *Engine) Pause(ctx context.Context, id string) error {
 	if err := e.enter(ctx, OpPause, id); err != nil {

@@ -7,6 +7,7 @@ package gather
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"runtime"
 	"slices"
@@ -20,13 +21,16 @@ import (
 
 // Options name the container.
 type Options struct {
-	Init       int      // pid of its first process
-	Pids       []int    // all of its processes
-	Passed     []string // see preflight.Container
-	Binds      []string
-	GhostLimit int64 // bytes
-	LazyLimit  int64 // bytes
-	Spec       preflight.Spec
+	Init        int      // pid of its first process
+	Pids        []int    // all of its processes
+	Passed      []string // see preflight.Container
+	Binds       []string
+	GhostLimit  int64 // bytes
+	LazyLimit   int64 // bytes
+	Spec        preflight.Spec
+	Leaving     []netip.Addr // see preflight.Container
+	CloseTCP    bool
+	EndSessions bool
 
 	Memory func() int64 // bytes; costs a walk through all page tables, and is only asked if it may be above LazyLimit
 }
@@ -42,6 +46,7 @@ const (
 func Container(ctx context.Context, o Options) (*preflight.Container, error) {
 	c := &preflight.Container{
 		Init: o.Init, Passed: o.Passed, Binds: o.Binds, GhostLimit: o.GhostLimit, LazyLimit: o.LazyLimit, Spec: o.Spec,
+		Leaving: o.Leaving, CloseTCP: o.CloseTCP, EndSessions: o.EndSessions,
 		UID: os.Getuid(), Resource: capable(capSysResource),
 	}
 	c.Cgroup, _ = cgroups()

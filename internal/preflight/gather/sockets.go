@@ -123,20 +123,21 @@ func (ss *sockets) inet(b []byte) {
 		Family: int(b[0]), Type: unix.SOCK_STREAM, Protocol: unix.IPPROTO_TCP, State: b[1],
 		ReadQ: binary.NativeEndian.Uint32(b[56:]), WriteQ: binary.NativeEndian.Uint32(b[60:]), Inode: uint64(binary.NativeEndian.Uint32(b[68:])),
 	}
-	s.Name = address(s.Family, b[8:24], b[4:6])
-	if remote := address(s.Family, b[24:40], b[6:8]); binary.BigEndian.Uint16(b[6:]) != 0 {
-		s.Name += " to " + remote
+	local := address(s.Family, b[8:24], b[4:6])
+	s.Local, s.Name = local.Addr().Unmap(), local.String()
+	if remote := address(s.Family, b[24:40], b[6:8]); remote.Port() != 0 {
+		s.Name += " to " + remote.String()
 	}
 	ss.add(s)
 }
 
-func address(family int, ip, port []byte) string {
+func address(family int, ip, port []byte) netip.AddrPort {
 	n := 4
 	if family == unix.AF_INET6 {
 		n = 16
 	}
 	a, _ := netip.AddrFromSlice(ip[:n])
-	return netip.AddrPortFrom(a, binary.BigEndian.Uint16(port)).String()
+	return netip.AddrPortFrom(a, binary.BigEndian.Uint16(port))
 }
 
 // unix reads a struct unix_diag_msg.
@@ -267,12 +268,33 @@ func lookAt(pidfd, fd int) (*preflight.Socket, error) {
 		}
 	}
 	inet := s.Family == unix.AF_INET || s.Family == unix.AF_INET6
+	if inet {
+		s.Local, s.Name = boundTo(sk)
+	}
 	if inet && s.Type == unix.SOCK_DGRAM && (s.Protocol == unix.IPPROTO_UDP || s.Protocol == unix.IPPROTO_UDPLITE) {
 		const cork = 1
 		on, err := unix.GetsockoptInt(sk, unix.IPPROTO_UDP, cork)
 		s.Corked = err == nil && on != 0
 	}
 	return s, nil
+}
+
+// boundTo asks a socket for its address.
+func boundTo(sk int) (netip.Addr, string) {
+	sa, err := unix.Getsockname(sk)
+	if err != nil {
+		return netip.Addr{}, ""
+	}
+	var a netip.AddrPort
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		a = netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
+	case *unix.SockaddrInet6:
+		a = netip.AddrPortFrom(netip.AddrFrom16(sa.Addr), uint16(sa.Port))
+	default:
+		return netip.Addr{}, ""
+	}
+	return a.Addr().Unmap(), a.String()
 }
 
 // lookBehindPipes asks the pipes of which the container has one end only whether anybody has the other. Of those that the runtime
