@@ -110,9 +110,10 @@ func (k *kid) spawn() error {
 //go:norace
 //go:noinline
 func (k *kid) fork() (uintptr, syscall.Errno) {
+	parent, _, _ := syscall.RawSyscall(unix.SYS_GETPID, 0, 0, 0)
 	pid, errno := clone()
 	if pid == 0 && errno == 0 {
-		k.live()
+		k.live(parent)
 	}
 	return pid, errno
 }
@@ -130,9 +131,12 @@ func clone() (uintptr, syscall.Errno) {
 //
 //go:nosplit
 //go:norace
-func (k *kid) live() {
-	// ends with its parent, where no pid namespace does that for it
+func (k *kid) live(parent uintptr) {
+	// ends with its parent, where no pid namespace does that for it; that may have been before this
 	syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0)
+	if now, _, _ := syscall.RawSyscall(unix.SYS_GETPPID, 0, 0, 0); now != parent {
+		exit(0)
+	}
 	switch k.role {
 	case witness:
 		k.witness()
