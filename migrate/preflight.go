@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"migrate/internal/criu"
-	"migrate/internal/engine"
 	"migrate/internal/fail"
 	"migrate/internal/network"
 	"migrate/internal/preflight"
@@ -79,7 +78,7 @@ func (s *sender) examineContainer(ctx context.Context, pids []int) ([]preflight.
 // examineConnections counts the connections that move. With the host's network the addresses stay behind, so that connections
 // cannot be kept; and the container's sockets among the host's cannot be told apart by namespace, only by descriptor.
 func (s *sender) examineConnections() ([]preflight.Finding, error) {
-	if s.c.Network.Mode == engine.NetworkHost {
+	if s.c.Network.Stays() {
 		if s.opt.TCP == criu.TCPClose {
 			return nil, nil
 		}

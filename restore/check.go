@@ -45,7 +45,7 @@ func checkOffer(ctx context.Context, opt Options, payload []byte) (*proto.Checke
 	if q.Offer.Name != "" {
 		c.Rename(q.Offer.Name)
 	}
-	eng, err := opt.OpenEngine(ctx, c.Namespace)
+	eng, err := opt.OpenEngine(ctx, c.Engine, c.Namespace)
 	if err != nil {
 		return nil, err
 	}

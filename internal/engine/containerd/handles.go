@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/typeurl/v2"
 
 	"migrate/internal/engine"
+	"migrate/internal/engine/local"
 )
 
 // handles gathers what a dump needs.
@@ -47,11 +48,11 @@ func (e *Engine) handles(ctx context.Context, s *subject, c *engine.Container) (
 	if h.Bundle, err = e.bundle(r.ID, h.Pid); err != nil {
 		return nil, err
 	}
-	state, err := readRuncState(h.RuntimeRoot, r.ID)
+	state, err := local.ReadRuncState(h.RuntimeRoot, r.ID)
 	if err != nil {
 		return nil, err
 	}
-	h.CRIUConfig, h.Mounts, h.CgroupFreeze, h.Passed = state.criuConfig(), state.bindMounts(), state.freezer(), state.Descriptors
+	h.CRIUConfig, h.Mounts, h.CgroupFreeze, h.Passed = state.CRIUConfig(), state.BindMounts(), state.Freezer(), state.Descriptors
 	return h, nil
 }
 

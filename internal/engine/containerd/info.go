@@ -3,22 +3,10 @@ package containerd
 import (
 	"context"
 	"fmt"
-	"os/exec"
-	"regexp"
 	"runtime"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"migrate/internal/engine"
-)
-
-// toolLimit bounds a tool that is asked for its version.
-const toolLimit = 10 * time.Second
-
-var (
-	runcVersion = regexp.MustCompile(`(?m)^runc version (\S+)`)
-	criuVersion = regexp.MustCompile(`(?m)^Version: (\S+)`)
+	"migrate/internal/engine/local"
 )
 
 // Info implements engine.Engine.
@@ -29,35 +17,20 @@ func (e *Engine) Info(ctx context.Context) (engine.Info, error) {
 	if err != nil {
 		return engine.Info{}, fmt.Errorf("ask containerd for its version: %w", err)
 	}
-	kernel, err := kernelRelease()
+	kernel, err := local.KernelRelease()
 	if err != nil {
 		return engine.Info{}, err
 	}
 	return engine.Info{
 		Name:        Name,
 		Version:     version.Version,
-		Runtime:     e.toolVersion(ctx, e.opts.Runc, runcVersion),
-		CRIU:        e.toolVersion(ctx, e.opts.CRIU, criuVersion),
+		Runtime:     local.ToolVersion(ctx, e.log, e.opts.Runc, local.RuncVersion),
+		CRIU:        local.ToolVersion(ctx, e.log, e.opts.CRIU, local.CRIUVersion),
 		Snapshotter: e.defaultSnapshotter(cctx),
 		Kernel:      kernel,
 		Arch:        runtime.GOARCH,
 		Root:        e.snapshotRoot(cctx),
 	}, nil
-}
-
-// toolVersion is "" for a tool that is missing or says something else than it used to.
-func (e *Engine) toolVersion(ctx context.Context, tool string, pattern *regexp.Regexp) string {
-	ctx, cancel := context.WithTimeout(ctx, toolLimit)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, tool, "--version").Output()
-	if err != nil {
-		e.log.Debug("tool has no version", "tool", tool, "err", err)
-		return ""
-	}
-	if m := pattern.FindSubmatch(out); m != nil {
-		return string(m[1])
-	}
-	return ""
 }
 
 // defaultSnapshotter is what containers of the namespace get when nobody says otherwise.
@@ -81,12 +54,4 @@ func (e *Engine) snapshotRoot(ctx context.Context) string {
 		}
 	}
 	return ""
-}
-
-func kernelRelease() (string, error) {
-	var uts unix.Utsname
-	if err := unix.Uname(&uts); err != nil {
-		return "", fmt.Errorf("read kernel release: %w", err)
-	}
-	return unix.ByteSliceToString(uts.Release[:]), nil
 }

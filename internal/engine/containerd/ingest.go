@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"migrate/internal/engine"
+	"migrate/internal/engine/local"
 )
 
 // holdLimit is when containerd lets go of what a migration registered, should nobody come to undo the hold.
@@ -33,7 +34,7 @@ func (e *Engine) Hold(ctx context.Context, id string) (context.Context, engine.U
 	} else if err != nil {
 		return nil, nil, fmt.Errorf("hold content for migration %s: %w", id, err)
 	}
-	return leases.WithLease(ctx, lease.ID), once(e.release(lease)), nil
+	return leases.WithLease(ctx, lease.ID), local.Once(e.release(lease)), nil
 }
 
 // release waits for the garbage collector, so that a failed migration has left nothing when its undos are through.

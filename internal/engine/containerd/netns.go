@@ -8,6 +8,7 @@ import (
 
 	"migrate/internal/cni"
 	"migrate/internal/engine"
+	"migrate/internal/engine/local"
 )
 
 // SetupNetwork implements engine.Engine. With the modes none and host there is nothing to set up, and lock is not
@@ -17,10 +18,10 @@ func (e *Engine) SetupNetwork(ctx context.Context, c *engine.Container, lock fun
 		return nil, err
 	}
 	if c.Network.Mode != engine.NetworkCNI {
-		return nothing, nil
+		return local.Nothing, nil
 	}
 	began := time.Now()
-	undo := once(e.dropNetwork(c.Network))
+	undo := local.Once(e.dropNetwork(c.Network))
 	if err := cni.NewNamespace(c.Network.NetNS); errors.Is(err, cni.ErrInUse) {
 		return nil, fmt.Errorf("set up network of %s: %w", e.what(c.ID), taken(err))
 	} else if err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/platforms"
 
 	"migrate/internal/engine"
+	"migrate/internal/engine/local"
 )
 
 // PrepareImage implements engine.Engine. It may change c.Image.Name to the name that the image has on this host.
@@ -61,12 +62,12 @@ func (e *Engine) nameImage(ctx context.Context, img engine.Image) (string, engin
 	// a container that comes back finds its image under the name it left with
 	base, _, _ := strings.Cut(img.Name, "@")
 	if have, err := store.Get(ctx, base); err == nil && have.Target.Digest.String() == img.Target.Digest {
-		return base, nothing, nil
+		return base, local.Nothing, nil
 	}
 	have, err := store.Get(ctx, img.Name)
 	switch {
 	case err == nil && have.Target.Digest.String() == img.Target.Digest:
-		return img.Name, nothing, nil
+		return img.Name, local.Nothing, nil
 	case err != nil && !errdefs.IsNotFound(err):
 		return "", nil, fmt.Errorf("look up image: %w", err)
 	}
@@ -76,9 +77,9 @@ func (e *Engine) nameImage(ctx context.Context, img engine.Image) (string, engin
 	}
 	made, err := e.createImage(ctx, name, img)
 	if err != nil || !made {
-		return name, nothing, err
+		return name, local.Nothing, err
 	}
-	return name, once(e.removeImage(ctx, name)), nil
+	return name, local.Once(e.removeImage(ctx, name)), nil
 }
 
 // digestName is a name by which nobody asks for anything but this very content.
@@ -169,7 +170,7 @@ func (e *Engine) PrepareRootfs(ctx context.Context, c *engine.Container) (string
 	} else if err != nil {
 		return "", nil, fmt.Errorf("prepare snapshot %q: %w", c.SnapshotKey, err)
 	}
-	undo := once(e.dropSnapshot(c.Snapshotter, c.SnapshotKey))
+	undo := local.Once(e.dropSnapshot(c.Snapshotter, c.SnapshotKey))
 	upper, err := upperDir(c.Snapshotter, mounts)
 	if err == nil && c.Snapshotter == native {
 		err = emptied(upper) // the source sends the image's files with the container's

@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/typeurl/v2"
 
 	"migrate/internal/engine"
+	"migrate/internal/engine/local"
 )
 
 // specType is how containerd's clients call an OCI runtime specification.
@@ -53,7 +54,7 @@ func (e *Engine) Register(ctx context.Context, c *engine.Container, spec json.Ra
 	} else if err != nil {
 		return nil, fmt.Errorf("register %s: %w", e.what(c.ID), err)
 	}
-	return once(e.unregister(c.ID)), nil
+	return local.Once(e.unregister(c.ID)), nil
 }
 
 func (e *Engine) unregister(id string) engine.Undo {

@@ -14,6 +14,7 @@ import (
 
 	"migrate/internal/cni"
 	"migrate/internal/engine"
+	"migrate/internal/engine/local"
 )
 
 // PrepareTask implements engine.Engine. cp.Stdio is followed as it is, binary loggers included: what of a peer's wishes
@@ -32,7 +33,7 @@ func (e *Engine) PrepareTask(ctx context.Context, c *engine.Container, cp engine
 		return nil, errors.Join(fmt.Errorf("prepare the task of %s: %w", e.what(c.ID), err), e.removeStreams(c.ID))
 	}
 	drop := e.dropTask(c.ID)
-	undo := once(func(ctx context.Context) error {
+	undo := local.Once(func(ctx context.Context) error {
 		err := drop(ctx)
 		if err == nil {
 			stop()

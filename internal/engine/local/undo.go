@@ -1,4 +1,4 @@
-package containerd
+package local
 
 import (
 	"context"
@@ -7,8 +7,8 @@ import (
 	"migrate/internal/engine"
 )
 
-// once makes an undo run until it succeeds, and then no more.
-func once(f func(ctx context.Context) error) engine.Undo {
+// Once makes an undo run until it succeeds, and then no more.
+func Once(f func(ctx context.Context) error) engine.Undo {
 	var mu sync.Mutex
 	done := false
 	return func(ctx context.Context) error {
@@ -23,5 +23,5 @@ func once(f func(ctx context.Context) error) engine.Undo {
 	}
 }
 
-// nothing is the undo of a step that changed nothing.
-func nothing(context.Context) error { return nil }
+// Nothing is the undo of a step that changed nothing.
+func Nothing(context.Context) error { return nil }

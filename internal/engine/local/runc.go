@@ -1,10 +1,12 @@
-package containerd
+package local
 
 import (
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 )
 
@@ -12,8 +14,8 @@ import (
 // (runc, libcontainer/criu_linux.go, handleCriuConfigurationFile).
 const defaultCRIUConfig = "/etc/criu/runc.conf"
 
-// runcState is the part of runc's state.json that matters here.
-type runcState struct {
+// RuncState is the part of runc's state.json that matters here.
+type RuncState struct {
 	CgroupPaths map[string]string `json:"cgroup_paths"`         // by controller; "" on cgroup2
 	Descriptors []string          `json:"external_descriptors"` // of the standard streams
 	Config      struct {
@@ -25,21 +27,22 @@ type runcState struct {
 	} `json:"config"`
 }
 
-func readRuncState(root, id string) (*runcState, error) {
+// ReadRuncState reads what runc keeps of a container below its root.
+func ReadRuncState(root, id string) (*RuncState, error) {
 	file := filepath.Join(root, id, "state.json")
 	data, err := os.ReadFile(file)
 	if err != nil {
 		return nil, fmt.Errorf("read runc's state (is its root %s?): %w", root, err)
 	}
-	var state runcState
+	var state RuncState
 	if err := json.Unmarshal(data, &state); err != nil {
 		return nil, fmt.Errorf("decode %s: %w", file, err)
 	}
 	return &state, nil
 }
 
-// criuConfig is the configuration file that runc names to CRIU, "" when an empty annotation turned it off.
-func (s *runcState) criuConfig() string {
+// CRIUConfig is the configuration file that runc names to CRIU, "" when an empty annotation turned it off.
+func (s *RuncState) CRIUConfig() string {
 	for _, label := range s.Config.Labels {
 		if path, ok := strings.CutPrefix(label, "org.criu.config="); ok {
 			return path
@@ -48,8 +51,8 @@ func (s *runcState) criuConfig() string {
 	return defaultCRIUConfig
 }
 
-// bindMounts are the mounts that runc declares external to CRIU, by destination.
-func (s *runcState) bindMounts() []string {
+// BindMounts are the mounts that runc declares external to CRIU, by destination.
+func (s *RuncState) BindMounts() []string {
 	var dests []string
 	for _, m := range s.Config.Mounts {
 		if m.Device == "bind" {
@@ -59,8 +62,8 @@ func (s *runcState) bindMounts() []string {
 	return dests
 }
 
-// freezer is the file that freezes the container's cgroup.
-func (s *runcState) freezer() string {
+// Freezer is the file that freezes the container's cgroup.
+func (s *RuncState) Freezer() string {
 	if dir := s.CgroupPaths["freezer"]; dir != "" {
 		return existing(filepath.Join(dir, "freezer.state"))
 	}
@@ -75,4 +78,39 @@ func existing(path string) string {
 		return ""
 	}
 	return path
+}
+
+// Bundle is the container's OCI bundle directory.
+func (s *RuncState) Bundle() string {
+	for _, label := range s.Config.Labels {
+		if path, ok := strings.CutPrefix(label, "bundle="); ok {
+			return path
+		}
+	}
+	return ""
+}
+
+// Pids lists the processes of the container's cgroup and of those below it.
+func (s *RuncState) Pids() ([]int, error) {
+	dir := s.CgroupPaths["freezer"]
+	if dir == "" {
+		dir = s.CgroupPaths[""]
+	}
+	var pids []int
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.Name() != "cgroup.procs" {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		for _, field := range strings.Fields(string(data)) {
+			if pid, perr := strconv.Atoi(field); perr == nil && pid > 0 {
+				pids = append(pids, pid)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list the container's processes: %w", err)
+	}
+	return pids, nil
 }
