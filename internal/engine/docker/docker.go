@@ -38,7 +38,8 @@ import (
 // Name is the engine's name in descriptions and reports.
 const Name = "docker"
 
-// Namespace is that of Docker's containers in containerd, which descriptions name: Docker itself has none.
+// Namespace is that of Docker's containers in containerd, unless the daemon is told otherwise. Descriptions name it: Docker itself
+// has none.
 const Namespace = "moby"
 
 // Defaults of Options.
@@ -59,13 +60,14 @@ const (
 
 // Options says where the daemon and the tools beside it are. Empty fields take the defaults.
 type Options struct {
-	Socket   string
-	Runc     string // binary, looked up in PATH
-	CRIU     string // binary, looked up in PATH
-	ExecRoot string // the daemon's, holds runc's state
-	LockDir  string
-	Spool    string // takes layers of images until the daemon loads them
-	Logger   *slog.Logger
+	Socket    string
+	Namespace string // of the daemon's containers in containerd
+	Runc      string // binary, looked up in PATH
+	CRIU      string // binary, looked up in PATH
+	ExecRoot  string // the daemon's, holds runc's state
+	LockDir   string
+	Spool     string // takes layers of images until the daemon loads them
+	Logger    *slog.Logger
 }
 
 func (o *Options) setDefaults() {
@@ -75,6 +77,7 @@ func (o *Options) setDefaults() {
 		}
 	}
 	fill(&o.Socket, DefaultSocket)
+	fill(&o.Namespace, Namespace)
 	fill(&o.Runc, "runc")
 	fill(&o.CRIU, "criu")
 	fill(&o.ExecRoot, defaultExecRoot)
@@ -144,7 +147,7 @@ func what(name string) string { return fmt.Sprintf("Docker container %q", name) 
 
 // runtimeRoot is where the daemon lets runc keep its state (moby, daemon/runtime_unix.go).
 func (e *Engine) runtimeRoot() string {
-	return filepath.Join(e.opts.ExecRoot, "runtime-runc", Namespace)
+	return filepath.Join(e.opts.ExecRoot, "runtime-runc", e.opts.Namespace)
 }
 
 // containerDir is where the daemon keeps a container's own files.
