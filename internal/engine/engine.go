@@ -31,6 +31,27 @@ var (
 	ErrUnsupported = errors.New("not supported")
 )
 
+// Advice is an error that knows what a person can do about it.
+type Advice struct {
+	Err    error
+	Remedy string
+}
+
+// Error implements error.
+func (a *Advice) Error() string { return a.Err.Error() }
+
+// Unwrap gives the error without its remedy.
+func (a *Advice) Unwrap() error { return a.Err }
+
+// RemedyOf is the remedy that an error knows, "" if it knows none.
+func RemedyOf(err error) string {
+	var a *Advice
+	if errors.As(err, &a) {
+		return a.Remedy
+	}
+	return ""
+}
+
 // Undo takes back one step. It is idempotent and tolerates that its object is gone.
 type Undo func(ctx context.Context) error
 

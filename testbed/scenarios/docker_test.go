@@ -75,7 +75,7 @@ func TestDockerRedis(t *testing.T) {
 	agents := map[*testbed.Host]*agent{a: startAgent(t, a), b: startAgent(t, b)}
 	from, to := a, b
 	for range 2 {
-		rep := send(t, from, name, agents[to], "--json").moved(t)
+		rep := send(t, from, name, agents[to], "--json", "--state-dir", agents[from].dir+"/state").moved(t)
 		if rep.Connections < 1 {
 			t.Errorf("%d connections moved, the writer had one", rep.Connections)
 		}
@@ -125,24 +125,25 @@ func dockerPing(addr string) bool {
 // TestDockerFails lets restores fail: the container runs on at the source, whatever its restart policy, and --rm.
 func TestDockerFails(t *testing.T) {
 	t.Parallel()
-	a, b := dock26.up(t)
-	to := startAgent(t, b)
+	a, _ := dock26.up(t)
+	c := dock26.bed.Host("c") // other tests restore at b meanwhile
+	to := startAgent(t, c)
 	for name, flag := range map[string]string{"dock-fails-always": "--restart=always", "dock-fails-rm": "--rm"} {
 		t.Run(name, func(t *testing.T) {
 			n := 61 + len(name)%2
 			r := runRedis(t, a, name, dock26.address(n), flag)
 			pid := dockerInspect(t, a, name).State.Pid
-			hit := fault(t, b, "restore", atRestore, "exit 1")
+			hit := fault(t, c, "restore", atRestore, "exit 1")
 			send(t, a, name, to).failed(t, 8, "runs on at the source")
 			if !hit() {
 				t.Error("the restore was not met")
 			}
 			r.goesOn(t)
-			s := assertDocked(t, name, a, b)
+			s := assertDocked(t, name, a, c)
 			if s.State.Pid != pid || s.HostConfig.RestartPolicy.Name != strings.TrimPrefix(strings.Replace(flag, "--rm", "--restart=no", 1), "--restart=") {
 				t.Errorf("the container at the source is now %+v", s)
 			}
-			assertNothingUnderWay(t, b, to.dir)
+			assertNothingUnderWay(t, c, to.dir)
 			r.finish(t)
 		})
 	}
@@ -201,8 +202,8 @@ func TestDockerEngines(t *testing.T) {
 	a, b := dock26.up(t)
 	const name = "dock-both"
 	dockerRun(t, dock26, a, name, "--network", "host", "testbed/tools:latest", "sleep", "1000")
-	run(t, a, "sh", "-c", `docker save testbed/tools:latest | ctr images import --local -`)
-	run(t, a, "ctr", "run", "--detach", "--null-io", "testbed/tools:latest", name, "sleep", "1000")
+	run(t, a, "sh", "-c", `docker save testbed/tools:latest | ctr images import --base-name testbed/tools --local -`)
+	run(t, a, "ctr", "run", "--detach", "--null-io", strings.Fields(run(t, a, "ctr", "images", "ls", "-q"))[0], name, "sleep", "1000")
 	t.Cleanup(func() {
 		_, _ = try(a, "sh", "-c", `ctr tasks delete --force "$1"; ctr containers delete "$1"`, "sh", name)
 	})
@@ -233,7 +234,7 @@ func TestDocker28(t *testing.T) {
 		t.Run(network, func(t *testing.T) {
 			dockerRun(t, dock28, a, name, "--network", network, "testbed/tools:latest", "workload", "server", "--listen=")
 			pid := dockerInspect(t, a, name).State.Pid
-			send(t, a, name, to).failed(t, 4, "never stopped", "before 28", "--network host")
+			send(t, a, name, to).failed(t, 4, "never stopped", "Docker before 28", "--network host")
 			if s := assertDocked(t, name, a, b); s.State.Pid != pid {
 				t.Errorf("the container was started anew: %+v", s.State)
 			}

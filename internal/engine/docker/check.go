@@ -70,8 +70,8 @@ func (e *Engine) checkTools(ctx context.Context) error {
 // checkDaemon asks what of the daemon a restore depends on.
 func (e *Engine) checkDaemon(ctx context.Context, info system.Info, c *engine.Container) error {
 	if !info.ExperimentalBuild {
-		return fmt.Errorf("Docker starts containers from checkpoints only with experimental features on: %w: "+
-			"set \"experimental\": true in /etc/docker/daemon.json and restart it", engine.ErrUnsupported) //nolint:staticcheck // a name
+		return unfit("set \"experimental\": true in /etc/docker/daemon.json and restart Docker",
+			"Docker starts containers from checkpoints only with experimental features on")
 	}
 	if err := checkStorage(info); err != nil {
 		return err
@@ -83,9 +83,13 @@ func (e *Engine) checkDaemon(ctx context.Context, info system.Info, c *engine.Co
 	if err != nil || ok {
 		return err
 	}
-	return fmt.Errorf("Docker %s cannot restore a container into a network namespace that the runtime makes (it looks for the namespace before there "+
-		"is a process): %w: at the destination use Docker before 28, or give the container the host's network (--network host) or that of a container "+
-		"that runs there (--network container:NAME)", info.ServerVersion, engine.ErrUnsupported) //nolint:staticcheck // a name
+	return unfit("use Docker before 28 at the destination; or give the container the host's network (--network host), or that of a container that runs there (--network container:NAME)",
+		"Docker %s cannot restore a container into a network namespace that the runtime makes: it looks for the namespace before there is a process", info.ServerVersion)
+}
+
+// unfit is a refusal of what cannot be moved, or not here, with what to do about it.
+func unfit(remedy, format string, args ...any) error {
+	return &engine.Advice{Err: fmt.Errorf("%s: %w", fmt.Sprintf(format, args...), engine.ErrUnsupported), Remedy: remedy}
 }
 
 // lastGood is the last version of the daemon whose runtime hook gives it the namespace of a container that is being restored.

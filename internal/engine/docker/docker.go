@@ -114,7 +114,7 @@ func New(ctx context.Context, opts Options) (*Engine, error) {
 	info, err := api.Info(ctx, client.InfoOptions{})
 	if err != nil {
 		api.Close()
-		return nil, fmt.Errorf("Docker does not answer at %s: %w: is it running (systemctl status docker)?", opts.Socket, err) //nolint:staticcheck // a name
+		return nil, fmt.Errorf("daemon of Docker does not answer at %s: %w: is it running (systemctl status docker)?", opts.Socket, err)
 	}
 	e.root = info.Info.DockerRootDir
 	return e, nil

@@ -49,13 +49,13 @@ const overlay2 = "overlay2"
 func checkStorage(info system.Info) error {
 	for _, pair := range info.DriverStatus {
 		if pair[0] == "driver-type" && strings.HasPrefix(pair[1], "io.containerd.snapshotter.") {
-			return fmt.Errorf("Docker keeps its images in containerd (snapshotter %s): %w: switch the feature containerd-snapshotter off in daemon.json, "+
-				"which needs the images to be loaded anew", info.Driver, engine.ErrUnsupported) //nolint:staticcheck // a name
+			return unfit("switch the feature containerd-snapshotter off in daemon.json, and load or pull the images anew",
+				"Docker keeps its images in containerd (snapshotter %s), which this engine does not know", info.Driver)
 		}
 	}
 	if info.Driver != overlay2 {
-		return fmt.Errorf("Docker's storage driver is %q: %w: only %s keeps what a container changes in a directory of its own; set storage-driver in daemon.json",
-			info.Driver, engine.ErrUnsupported, overlay2) //nolint:staticcheck // a name
+		return unfit("set storage-driver to overlay2 in daemon.json, and load or pull the images anew",
+			"Docker's storage driver is %q, and only overlay2 keeps what a container changes in a directory of its own", info.Driver)
 	}
 	return nil
 }

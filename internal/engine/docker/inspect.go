@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -124,7 +125,7 @@ func (e *Engine) describe(ctx context.Context, s *subject) (*engine.Container, e
 	if err != nil {
 		return nil, err
 	}
-	spec, err := portable(s.spec, e.containerDir(r.ID))
+	spec, err := portable(s.spec, filepath.Join(e.root, "containers"))
 	if err != nil {
 		return nil, err
 	}

@@ -167,7 +167,7 @@ func (e *Engine) checkAttachment(ctx context.Context, a engine.Attachment) error
 	defer cancel()
 	res, err := e.api.NetworkInspect(ctx, a.Network, client.NetworkInspectOptions{})
 	if err != nil {
-		return fmt.Errorf("Docker network %q: %w: make it with `docker network create`, with the source's subnet, on the same segment", a.Network, err) //nolint:staticcheck // a name
+		return fmt.Errorf("network %q of Docker: %w: make it with `docker network create`, with the source's subnet, on the same segment", a.Network, err)
 	}
 	if predefined(a.Network) {
 		return nil

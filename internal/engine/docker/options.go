@@ -73,11 +73,11 @@ func checkKind(r *container.InspectResponse) error {
 		{h.UsernsMode != "", "it chooses its user namespace", "make it without --userns"},
 	} {
 		if refused.it {
-			return fmt.Errorf("%s cannot be moved: %s: %w: %s", what(nameOf(r)), refused.what, engine.ErrUnsupported, refused.remedy)
+			return unfit(refused.remedy, "%s cannot be moved: %s", what(nameOf(r)), refused.what)
 		}
 	}
 	if strings.ContainsAny(nameOf(r), "/") {
-		return fmt.Errorf("%s has a name with a slash: %w: rename it", what(nameOf(r)), engine.ErrUnsupported)
+		return unfit("rename it", "%s has a name with a slash", what(nameOf(r)))
 	}
 	return nil
 }

@@ -44,7 +44,7 @@ func isSetKey(h specs.Hook) bool { return len(h.Args) > 0 && h.Args[0] == setKey
 
 // portable leaves of a specification what the container is on any host. What the daemon adds for itself, its destination adds
 // likewise: the hook, the path of the root file system, the cgroup, and files that it binds into every container.
-func portable(s *specs.Spec, own string) (json.RawMessage, error) {
+func portable(s *specs.Spec, containers string) (json.RawMessage, error) {
 	out := *s
 	out.Root = &specs.Root{Path: "rootfs", Readonly: s.Root.Readonly}
 	if s.Hooks != nil {
@@ -53,7 +53,7 @@ func portable(s *specs.Spec, own string) (json.RawMessage, error) {
 		hooks.Prestart = slices.DeleteFunc(slices.Clone(hooks.Prestart), isSetKey)
 		out.Hooks = &hooks
 	}
-	out.Mounts = slices.DeleteFunc(slices.Clone(s.Mounts), func(m specs.Mount) bool { return daemonMount(m, own) })
+	out.Mounts = slices.DeleteFunc(slices.Clone(s.Mounts), func(m specs.Mount) bool { return daemonMount(m, containers) })
 	linux := *s.Linux
 	linux.CgroupsPath = ""
 	linux.Namespaces = slices.Clone(linux.Namespaces)
@@ -74,10 +74,11 @@ func portable(s *specs.Spec, own string) (json.RawMessage, error) {
 // initPath is where the daemon binds the init that --init asks for.
 const initPath = "/sbin/docker-init"
 
-// daemonMount recognises what the daemon makes for a container in the container's own directory, and its init.
-func daemonMount(m specs.Mount, own string) bool {
+// daemonMount recognises what the daemon makes for a container in the container's own directory, or, where that one's network is
+// used, in another's; and its init.
+func daemonMount(m specs.Mount, containers string) bool {
 	if m.Type != "bind" {
 		return false
 	}
-	return filepath.Dir(m.Source) == own || m.Destination == initPath
+	return filepath.Dir(filepath.Dir(m.Source)) == containers || m.Destination == initPath
 }
