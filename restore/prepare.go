@@ -230,6 +230,9 @@ func (r *receiver) sync(ctx context.Context) error {
 	if err := checkDisk(upper, r.offer.Files); err != nil {
 		return err
 	}
+	if err := r.makeOutput(ctx); err != nil {
+		return err
+	}
 	if err := r.prepareMemory(ctx); err != nil {
 		return err
 	}

@@ -182,6 +182,7 @@ type Handles struct {
 	Pids         []int    // all processes of the container
 	CRIUConfig   string   // configuration file that the runtime will hand to CRIU
 	Mounts       []string // destinations of bind mounts, keyed as CRIU's external mounts
+	Log          string   // file in which the engine keeps what the container prints, to move with it; "" if it keeps none
 	Passed       []string // pipes that the runtime hands over anew at a restore, as /proc shows them: "pipe:[123]"
 }
 
@@ -237,6 +238,9 @@ type Destination interface {
 	// PrepareRootfs makes the registered container's root file system on the image's layers, unless Register has made it, and
 	// returns the directory that holds its RW layer, to be filled by the caller before PrepareTask. It is not mounted.
 	PrepareRootfs(ctx context.Context, c *Container) (upper string, undo Undo, err error)
+	// OutputLog is the file of a registered container in which the engine will keep what it prints, and to which what the
+	// source kept may be brought before StartTask; "" if the engine keeps none.
+	OutputLog(ctx context.Context, c *Container) (string, error)
 	// SetupNetwork makes the container's network namespace at c.Network.NetNS with the attachments' addresses.
 	// lock is called with the namespace's path after it exists and before any interface is in it; not at all for
 	// the other modes, which have no namespace yet. With NetworkManaged the engine makes it in StartTask, and has filled it

@@ -158,3 +158,16 @@ func upperOf(r *container.InspectResponse) (string, error) {
 	}
 	return r.GraphDriver.Data["UpperDir"], nil
 }
+
+// jsonLog is the log driver that keeps output in one file, which can be carried along. What was rotated away stays behind.
+const jsonLog = "json-file"
+
+// OutputLog implements engine.Engine. The daemon notes the path when it starts the container (moby, daemon/logs.go), and appends to
+// what is there.
+func (e *Engine) OutputLog(ctx context.Context, c *engine.Container) (string, error) {
+	r, err := e.look(ctx, c.ID)
+	if err != nil || r.HostConfig.LogConfig.Type != jsonLog {
+		return "", err
+	}
+	return filepath.Join(e.containerDir(r.ID), r.ID+"-json.log"), nil
+}

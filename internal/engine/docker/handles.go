@@ -22,6 +22,9 @@ func (e *Engine) handles(s *subject, c *engine.Container) (*engine.Handles, erro
 	if c.Network.Own() || c.Network.Mode == engine.NetworkNone {
 		h.NetNS = fmt.Sprintf("/proc/%d/ns/net", h.Pid)
 	}
+	if r.HostConfig.LogConfig.Type == jsonLog {
+		h.Log = r.LogPath
+	}
 	if h.Pids, err = s.state.Pids(); err != nil {
 		return nil, err
 	}
