@@ -183,7 +183,7 @@ func (s *sender) pause(ctx context.Context) error {
 }
 
 const (
-	pauseTries = 5
+	pauseTries = 25
 	pauseAgain = 100 * time.Millisecond
 )
 

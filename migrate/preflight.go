@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"migrate/internal/criu"
 	"migrate/internal/fail"
@@ -59,8 +60,31 @@ func (s *sender) examine(ctx context.Context, strict bool) ([]preflight.Finding,
 	return fs, nil
 }
 
+// How often, and how long after each time, processes are looked at again that came by exec: health checks of the engine come so,
+// and leave.
+const (
+	sessionTries = 10
+	sessionAgain = 200 * time.Millisecond
+)
+
 // examineContainer judges the container by what its processes have.
 func (s *sender) examineContainer(ctx context.Context, pids []int) ([]preflight.Finding, error) {
+	for try := 1; ; try++ {
+		fs, err := s.examineProcesses(ctx, pids)
+		passing := slices.ContainsFunc(fs, func(f preflight.Finding) bool { return f.Code == "exec-session" })
+		if err != nil || !passing || try == sessionTries {
+			return fs, err
+		}
+		if err := pause(ctx, sessionAgain); err != nil {
+			return nil, err
+		}
+		if now, err := s.freezer().Tasks(); err == nil && len(now) > 0 {
+			pids = now
+		}
+	}
+}
+
+func (s *sender) examineProcesses(ctx context.Context, pids []int) ([]preflight.Finding, error) {
 	spec, _, err := gather.Spec(s.c.Spec)
 	if err != nil {
 		return nil, err

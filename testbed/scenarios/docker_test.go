@@ -69,6 +69,11 @@ func TestDockerRedis(t *testing.T) {
 	t.Parallel()
 	a, b := dock26.up(t)
 	const name = "dock-redis"
+	t.Cleanup(func() {
+		for _, h := range dock26.bed.Hosts() {
+			_, _ = try(h, "docker", "volume", "rm", "dock-redis-data")
+		}
+	})
 	r := runRedis(t, a, name, dock26.address(60), "--restart", "always", "--publish", "16379:6379", "--label", "k=v",
 		"--health-cmd", "redis-cli ping", "--health-interval", "1s", "--volume", "dock-redis-data:/keep")
 	first := run(t, a, "docker", "logs", "--timestamps", name)
@@ -222,6 +227,21 @@ func TestDockerEngines(t *testing.T) {
 	if got := status(t, a, name); got != "RUNNING" {
 		t.Errorf("containerd's container is %q", got)
 	}
+}
+
+// TestDockerExec has an exec session that does not end, which is not left behind unnoticed.
+func TestDockerExec(t *testing.T) {
+	t.Parallel()
+	a, b := dock26.up(t)
+	const name = "dock-exec"
+	dockerRun(t, dock26, a, name, "testbed/tools:latest", "workload", "server", "--listen=")
+	to := startAgent(t, b)
+	run(t, a, "docker", "exec", "--detach", name, "sleep", "1000")
+	send(t, a, name, to).failed(t, 3, "exec-session", "never stopped")
+	assertDocked(t, name, a, b)
+	run(t, a, "docker", "exec", name, "sh", "-c", `kill "$(pgrep -x sleep)"`)
+	send(t, a, name, to, "--json").moved(t)
+	assertDocked(t, name, b, a)
 }
 
 // TestDocker28 moves what version 28 can restore, and refuses the rest while it runs on.

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/containerd/api/types/runc/options"
@@ -96,7 +94,7 @@ func (e *Engine) bundle(id string, pid int) (string, error) {
 	if _, err := os.Stat(filepath.Join(dir, "config.json")); err == nil {
 		return dir, nil
 	}
-	shim, err := parent(pid)
+	shim, err := local.Parent(pid)
 	if err != nil {
 		return "", err
 	}
@@ -108,17 +106,4 @@ func (e *Engine) bundle(id string, pid int) (string, error) {
 		return "", fmt.Errorf("find bundle: neither %s nor the shim's %s holds one: name containerd's state directory", e.bundleDir(id), dir)
 	}
 	return dir, nil
-}
-
-func parent(pid int) (int, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0, fmt.Errorf("find the shim of pid %d: %w", pid, err)
-	}
-	for line := range strings.Lines(string(data)) {
-		if value, ok := strings.CutPrefix(line, "PPid:"); ok {
-			return strconv.Atoi(strings.TrimSpace(value))
-		}
-	}
-	return 0, fmt.Errorf("find the shim of pid %d: no PPid in its status", pid)
 }

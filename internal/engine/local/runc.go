@@ -114,3 +114,17 @@ func (s *RuncState) Pids() ([]int, error) {
 	}
 	return pids, nil
 }
+
+// Parent is the parent of a process; of a container's first one that is its shim.
+func Parent(pid int) (int, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, fmt.Errorf("find the parent of pid %d: %w", pid, err)
+	}
+	for line := range strings.Lines(string(data)) {
+		if value, ok := strings.CutPrefix(line, "PPid:"); ok {
+			return strconv.Atoi(strings.TrimSpace(value))
+		}
+	}
+	return 0, fmt.Errorf("find the parent of pid %d: no PPid in its status", pid)
+}
