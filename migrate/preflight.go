@@ -3,6 +3,7 @@ package migrate
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -78,9 +79,10 @@ func (s *sender) examineContainer(ctx context.Context, pids []int) ([]preflight.
 		if err := pause(ctx, sessionAgain); err != nil {
 			return nil, err
 		}
-		if now, err := s.freezer().Tasks(); err == nil && len(now) > 0 {
-			pids = now
-		}
+		pids = slices.DeleteFunc(slices.Clone(pids), func(pid int) bool {
+			_, err := os.Stat(fmt.Sprintf("/proc/%d", pid))
+			return err != nil
+		})
 	}
 }
 
