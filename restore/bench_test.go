@@ -203,13 +203,15 @@ func (b *bench) pages(name string, off int64, data []byte) {
 var emptyCore = coreImage(&core.CoreEntry{})
 
 // coreImage encodes a core image as CRIU does: two magic numbers, and the record after its length.
-func coreImage(e *core.CoreEntry) []byte {
+func coreImage(e *core.CoreEntry) []byte { return image(0x55053847, e) }
+
+func image(magic uint32, e pb.Message) []byte {
 	body, err := pb.MarshalOptions{AllowPartial: true}.Marshal(e)
 	if err != nil {
 		panic(err)
 	}
 	b := binary.LittleEndian.AppendUint32(nil, 0x54564319)
-	b = binary.LittleEndian.AppendUint32(b, 0x55053847)
+	b = binary.LittleEndian.AppendUint32(b, magic)
 	return append(binary.LittleEndian.AppendUint32(b, uint32(len(body))), body...)
 }
 

@@ -9,6 +9,8 @@ import (
 
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/creds"
 	core "github.com/checkpoint-restore/go-criu/v7/crit/images/criu-core"
+	"github.com/checkpoint-restore/go-criu/v7/crit/images/pstree"
+	"github.com/checkpoint-restore/go-criu/v7/crit/images/seccomp"
 
 	"migrate/restore"
 )
@@ -52,5 +54,37 @@ func TestImagesMustNotHaveMoreThanTheSpecification(t *testing.T) {
 	}
 	if err := (restore.Policy{}).CheckImages(t.TempDir(), json.RawMessage(plain)); err == nil {
 		t.Error("an image set without processes was let in")
+	}
+}
+
+// TestFilterOfAllThreads has threads without a filter of their own: CRIU notes one that all of a process's threads have with the
+// first of them only, and by a flag that the kernel puts it on all.
+func TestFilterOfAllThreads(t *testing.T) {
+	const spec = `{"process":{"capabilities":{}},"linux":{"seccomp":{"defaultAction":"SCMP_ACT_ERRNO"}}}`
+	filter, number, all, one := core.SeccompMode_filter, uint32(0), uint32(1), uint32(0)
+	for name, c := range map[string]struct {
+		flags *uint32
+		mode  *core.SeccompMode // of the first thread
+		ok    bool
+	}{
+		"for all threads":         {&all, &filter, true},
+		"for one thread":          {&one, &filter, false},
+		"first thread without it": {&all, nil, false},
+	} {
+		dir := t.TempDir()
+		pid := uint32(1)
+		for file, content := range map[string][]byte{
+			"core-1.img":  coreImage(&core.CoreEntry{ThreadCore: &core.ThreadCoreEntry{SeccompMode: c.mode, SeccompFilter: &number, Creds: &creds.CredsEntry{}}}),
+			"core-2.img":  coreImage(&core.CoreEntry{ThreadCore: &core.ThreadCoreEntry{Creds: &creds.CredsEntry{}}}),
+			"pstree.img":  image(0x50273030, &pstree.PstreeEntry{Pid: &pid, Threads: []uint32{1, 2}}),
+			"seccomp.img": image(0x64413049, &seccomp.SeccompEntry{SeccompFilters: []*seccomp.SeccompFilter{{Filter: []byte{0}, Flags: c.flags}}}),
+		} {
+			if err := os.WriteFile(filepath.Join(dir, file), content, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := (restore.Policy{}).CheckImages(dir, json.RawMessage(spec)); (err == nil) != c.ok {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
