@@ -21,14 +21,19 @@ REPEAT      ?= 1
 MATRIXFLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test build lint fuzz bench torture matrix clean deps root go
+.PHONY: help demo docker-demo test build lint fuzz bench torture matrix clean deps root go
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r t d; do printf '  make %-8s %s\n' "$$t" "$$d"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r t d; do printf '  make %-11s %s\n' "$$t" "$$d"; done
 
 demo: root deps build ## move a redis between two hosts on this machine while its client writes (needs root)
 	@mkdir -p build/bin && $(GO) build -o build/bin/demo ./scripts/demo
 	@build/bin/demo --binary $(BINARY)
+
+docker-demo: root deps build ## the same with Docker 26.1, on every kind of network, and with 28.5, as far as it can (needs root)
+	@mkdir -p build/bin && $(GO) build -o build/bin/demo ./scripts/demo
+	@build/bin/demo --binary $(BINARY) --docker 26.1
+	@build/bin/demo --binary $(BINARY) --docker 28.5
 
 test: root deps lint ## run all tests, with the race detector, two-host tests included (needs root)
 	@$(GO) run ./scripts/testsummary -race -count=1 -timeout=40m $(TESTFLAGS) $(PKG)

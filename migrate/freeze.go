@@ -116,7 +116,7 @@ func (s *sender) prepareDump(ctx context.Context) (err error) {
 
 // prepareLock makes the network's lock ready, and what keeps packets meanwhile.
 func (s *sender) prepareLock() (err error) {
-	if s.c.Network.Mode != engine.NetworkCNI {
+	if !s.c.Network.Own() {
 		return nil
 	}
 	if s.lock, err = network.PrepareLock(s.h.NetNS); err != nil {
@@ -197,7 +197,7 @@ func (s *sender) pause(ctx context.Context) error {
 }
 
 const (
-	pauseTries = 5
+	pauseTries = 25
 	pauseAgain = 100 * time.Millisecond
 )
 

@@ -156,19 +156,8 @@ func (s *sender) finish(ctx context.Context) error {
 	s.clock.Enter(report.Finish)
 	cctx, cancel := context.WithTimeout(ctx, commitLimit)
 	defer cancel()
-	err := s.dump.Commit(cctx, s.freezer())
-	if err != nil {
-		s.log.Warn("end the dumped processes", "err", err) // Retire ends what is left
-	}
-	if !s.stays() {
-		s.packets.finish(s.doneAt)
-	}
 	// of a container that was lost what is left may be of use, and nothing of it runs
-	if rerr := s.eng.Retire(cctx, s.c.ID, s.opt.KeepSource || lost != nil); rerr != nil {
-		err = rerr
-	} else {
-		err = s.given.remove()
-	}
+	err := s.retire(cctx, s.opt.KeepSource || lost != nil)
 	s.dropThaw()
 	if lost == nil {
 		s.leaveVolumes()
@@ -195,6 +184,27 @@ func (s *sender) finish(ctx context.Context) error {
 		}
 	}
 	return lost
+}
+
+// retire ends what is left of the container here. An engine that might start it anew keeps its frozen processes: where they
+// are, nothing is started.
+func (s *sender) retire(ctx context.Context, keep bool) error {
+	err := s.eng.Forsake(ctx, s.c.ID)
+	if err == nil {
+		if err := s.dump.Commit(ctx, s.freezer()); err != nil {
+			s.log.Warn("end the dumped processes", "err", err) // Retire ends what is left
+		}
+	}
+	if !s.stays() {
+		s.packets.finish(s.doneAt)
+	}
+	if err == nil {
+		err = s.eng.Retire(ctx, s.c.ID, keep)
+	}
+	if err != nil {
+		return err
+	}
+	return s.given.remove()
 }
 
 // awaitDone waits for the destination to fill memory and to tidy up, as long as the session lives and the user likes.

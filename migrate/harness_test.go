@@ -407,7 +407,7 @@ func (s *site) serve(n int, in io.Reader, out io.Writer) {
 	res, err := restore.Recv(s.recvCtx, sess, restore.Options{
 		Policy: s.policy, Outcomes: s.outcomes, RunDir: s.dstRun, LogDir: filepath.Join(s.dir, "dst-log"),
 		Files: filepath.Join(s.dir, "dst-files"), Left: filepath.Join(s.dir, "left"),
-		OpenEngine: func(context.Context, string) (engine.Engine, error) { return dest{s.dst, s}, nil },
+		OpenEngine: func(context.Context, string, string) (engine.Engine, error) { return dest{s.dst, s}, nil },
 		Reunions:   s.reunions, StartPager: s.startPager,
 	})
 	if s.onRecv != nil {

@@ -53,6 +53,10 @@ func (s *sender) checkNetworks() error {
 	}
 	slices.Sort(have)
 	have = slices.Compact(have)
+	if s.c.Network.Mode == engine.NetworkManaged {
+		f.What, f.Why, f.Remedy = "--network names a network", "the container's networks are its engine's, and only those of CNI can be exchanged", "leave --network out"
+		return f
+	}
 	if s.c.Network.Mode != engine.NetworkCNI || len(have) == 0 {
 		f.What, f.Why, f.Remedy = "--network names a network", "the container is attached to none", "leave --network out"
 		return f

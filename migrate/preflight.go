@@ -3,11 +3,12 @@ package migrate
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"migrate/internal/criu"
-	"migrate/internal/engine"
 	"migrate/internal/fail"
 	"migrate/internal/network"
 	"migrate/internal/preflight"
@@ -60,8 +61,32 @@ func (s *sender) examine(ctx context.Context, strict bool) ([]preflight.Finding,
 	return fs, nil
 }
 
+// How often, and how long after each time, processes are looked at again that came by exec: health checks of the engine come so,
+// and leave.
+const (
+	sessionTries = 10
+	sessionAgain = 200 * time.Millisecond
+)
+
 // examineContainer judges the container by what its processes have.
 func (s *sender) examineContainer(ctx context.Context, pids []int) ([]preflight.Finding, error) {
+	for try := 1; ; try++ {
+		fs, err := s.examineProcesses(ctx, pids)
+		passing := slices.ContainsFunc(fs, func(f preflight.Finding) bool { return f.Code == "exec-session" })
+		if err != nil || !passing || try == sessionTries {
+			return fs, err
+		}
+		if err := pause(ctx, sessionAgain); err != nil {
+			return nil, err
+		}
+		pids = slices.DeleteFunc(slices.Clone(pids), func(pid int) bool {
+			_, err := os.Stat(fmt.Sprintf("/proc/%d", pid))
+			return err != nil
+		})
+	}
+}
+
+func (s *sender) examineProcesses(ctx context.Context, pids []int) ([]preflight.Finding, error) {
 	spec, _, err := gather.Spec(s.c.Spec)
 	if err != nil {
 		return nil, err
@@ -80,7 +105,7 @@ func (s *sender) examineContainer(ctx context.Context, pids []int) ([]preflight.
 // examineConnections counts the connections that move. With the host's network the addresses stay behind, so that connections
 // cannot be kept; and the container's sockets among the host's cannot be told apart by namespace, only by descriptor.
 func (s *sender) examineConnections() ([]preflight.Finding, error) {
-	if s.c.Network.Mode == engine.NetworkHost {
+	if s.c.Network.Stays() {
 		if s.opt.TCP == criu.TCPClose {
 			return nil, nil
 		}

@@ -1,6 +1,7 @@
 package migrate
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -96,7 +97,7 @@ func (s *sender) code(ctx context.Context, err error) (fail.Code, string) {
 	case errors.Is(err, engine.ErrExists):
 		return fail.Container, "wait until the other migration is over"
 	case errors.Is(err, engine.ErrUnsupported):
-		return fail.Unsupported, ""
+		return fail.Unsupported, cmp.Or(engine.RemedyOf(err), "")
 	case errors.Is(err, transfer.ErrVersion):
 		return fail.Version, "install the same version of migrate on both hosts"
 	case errors.Is(err, transfer.ErrNoPin):

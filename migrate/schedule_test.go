@@ -34,13 +34,13 @@ type schedule struct {
 
 var (
 	srcOps = []string{
-		fake.OpInfo, fake.OpInspect, fake.OpOpenBlob, fake.OpLock, fake.OpShield, fake.OpPause, fake.OpRetire, fake.OpResume,
+		fake.OpInfo, fake.OpInspect, fake.OpOpenBlob, fake.OpLock, fake.OpShield, fake.OpPause, fake.OpForsake, fake.OpRetire, fake.OpResume,
 	}
 	dstOps = []string{
 		fake.OpInfo, fake.OpCheckFree, fake.OpMissingBlobs, fake.OpHold, fake.OpIngestBlob, fake.OpPrepareImage, fake.OpPrepareRootfs,
 		fake.OpSetupNetwork, fake.OpRegister, fake.OpPrepareTask, fake.OpStartTask, fake.OpAdopt,
 	}
-	undoOps = []string{fake.OpPrepareTask, fake.OpRegister, fake.OpPrepareRootfs, fake.OpPrepareImage, fake.OpHold, fake.OpSetupNetwork}
+	undoOps = []string{fake.OpPrepareTask, fake.OpPrepareRootfs, fake.OpRegister, fake.OpPrepareImage, fake.OpHold, fake.OpSetupNetwork}
 )
 
 func newSchedule(seed uint64) schedule {

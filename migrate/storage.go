@@ -60,6 +60,10 @@ func (s *sender) planStorage(ctx context.Context) error {
 	for i, t := range plan.Trees {
 		s.volumes = append(s.volumes, &volume{Tree: t, n: i})
 	}
+	if s.h.Log != "" {
+		v := storage.Volume{Mount: outputMount, How: storage.Output, Type: storage.File, Path: s.h.Log}
+		s.volumes = append(s.volumes, &volume{Tree: storage.Tree{Volume: v, Source: s.h.Log}, n: len(s.volumes)})
+	}
 	for _, v := range s.volumes {
 		if err := s.lookAt(ctx, v); err != nil {
 			return err
@@ -68,6 +72,9 @@ func (s *sender) planStorage(ctx context.Context) error {
 	}
 	return nil
 }
+
+// outputMount stands in reports for what the container prints, which is nowhere mounted.
+const outputMount = "/dev/stdout"
 
 // notBound: a path that was misspelt must not pass for one that was taken care of.
 func (s *sender) notBound(p *storage.Plan) error {
@@ -97,8 +104,10 @@ func (s *sender) lookAt(ctx context.Context, v *volume) (err error) {
 	}
 	if v.Type == storage.File {
 		// a file cannot be read as a directory, so it is read where the host has it
-		if err := s.sameFile(v); err != nil {
-			return err
+		if v.How != storage.Output {
+			if err := s.sameFile(v); err != nil {
+				return err
+			}
 		}
 		v.only = filepath.Base(v.Source)
 		v.File = v.only

@@ -102,7 +102,7 @@ func (b *bench) start() {
 		}
 		_, err = restore.Recv(b.ctx, sess, restore.Options{
 			Outcomes: b.outcomes, RunDir: b.run, LogDir: filepath.Join(b.run, "log"),
-			OpenEngine: func(context.Context, string) (engine.Engine, error) { return b.dst, nil },
+			OpenEngine: func(context.Context, string, string) (engine.Engine, error) { return b.dst, nil },
 		})
 		b.done <- err
 	}()

@@ -45,7 +45,7 @@ func checkOffer(ctx context.Context, opt Options, payload []byte) (*proto.Checke
 	if q.Offer.Name != "" {
 		c.Rename(q.Offer.Name)
 	}
-	eng, err := opt.OpenEngine(ctx, c.Namespace)
+	eng, err := opt.OpenEngine(ctx, c.Engine, c.Namespace)
 	if err != nil {
 		return nil, err
 	}
@@ -132,7 +132,7 @@ func compare(o *proto.OfferMsg, own *preflight.Host) ([]preflight.Finding, error
 // free asks the engine whether the container's name, address and the like are free here.
 func (e *examination) free(ctx context.Context) {
 	if err := e.eng.CheckFree(ctx, e.c); err != nil {
-		e.addFault("taken", fail.As(err, fail.Refused, "take in the container"))
+		e.addFault("taken", fail.As(err, fail.Refused, "take in the container").With("", engine.RemedyOf(err)))
 	}
 }
 

@@ -35,7 +35,7 @@ func pruneFiles(ctx context.Context, opt Options, log *slog.Logger) {
 }
 
 func pruneOf(ctx context.Context, opt Options, dir, namespace, id string) error {
-	eng, err := opt.OpenEngine(ctx, namespace)
+	eng, err := opt.OpenEngine(ctx, "", namespace)
 	if err != nil {
 		return err
 	}

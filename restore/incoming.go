@@ -149,7 +149,7 @@ func (in *incoming) settle(ctx context.Context, opt Options, log *slog.Logger) e
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	eng, err := opt.OpenEngine(ctx, in.Container.Namespace)
+	eng, err := opt.OpenEngine(ctx, in.Container.Engine, in.Container.Namespace)
 	if err != nil {
 		return err
 	}
@@ -189,8 +189,15 @@ func (in *incoming) adopt(ctx context.Context, eng engine.Engine) error {
 	for _, p := range in.Places {
 		err = errors.Join(err, p.Keep())
 	}
-	if in.Container.Network.NetNS != "" {
-		err = errors.Join(err, network.RemoveStale(in.Container.Network.NetNS), network.Announce(in.Container.Network.NetNS))
+	netns := in.Container.Network.NetNS
+	if in.Container.Network.Mode == engine.NetworkManaged {
+		_, h, herr := eng.Inspect(ctx, in.Container.ID)
+		if err = errors.Join(err, herr); herr == nil {
+			netns = h.NetNS
+		}
+	}
+	if netns != "" {
+		err = errors.Join(err, network.RemoveStale(netns), network.Announce(netns))
 	}
 	return errors.Join(err, eng.Release(ctx, in.ID))
 }

@@ -65,7 +65,7 @@ func leaveBehind(t *testing.T, outcome string, task bool, s engine.Status) *dead
 	}
 	d.opt = restore.Options{
 		Outcomes: o, Incoming: filepath.Dir(d.note), RunDir: filepath.Join(dir, "run"),
-		OpenEngine: func(context.Context, string) (engine.Engine, error) { return d.dst, nil },
+		OpenEngine: func(context.Context, string, string) (engine.Engine, error) { return d.dst, nil },
 	}
 	return d
 }

@@ -240,7 +240,7 @@ func placeNetwork(s *specs.Spec, n engine.Network) error {
 	switch n.Mode {
 	case engine.NetworkHost:
 		agree = len(found) == 0 && n.NetNS == ""
-	case engine.NetworkNone:
+	case engine.NetworkNone, engine.NetworkManaged, engine.NetworkJoined:
 		agree = len(found) == 1 && found[0].Path == "" && n.NetNS == ""
 	case engine.NetworkCNI:
 		agree = len(found) == 1 && found[0].Path != "" && n.NetNS != ""

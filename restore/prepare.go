@@ -40,7 +40,7 @@ func (r *receiver) prepare(ctx context.Context) (context.Context, error) {
 		return ctx, err
 	}
 	var err error
-	if r.eng, err = r.opt.OpenEngine(ctx, r.c.Namespace); err != nil {
+	if r.eng, err = r.opt.OpenEngine(ctx, r.c.Engine, r.c.Namespace); err != nil {
 		return ctx, err
 	}
 	r.push("close engine", func(context.Context) error { return r.eng.Close() })
@@ -89,7 +89,7 @@ func (r *receiver) prepare(ctx context.Context) (context.Context, error) {
 	if err != nil {
 		return ctx, err
 	}
-	if r.c.Network.Mode == engine.NetworkCNI {
+	if r.c.Network.Own() {
 		r.packets = newPackets(r)
 	}
 	r.streams = newStreams(r, missing)
@@ -167,7 +167,11 @@ func (r *receiver) makeStage() error {
 		return err
 	}
 	r.push("free the stage", func(context.Context) error { return r.stage.Remove() })
-	if r.hook, err = criu.NewHook(r.stage.Hook(), criu.ActionPostRestore); err != nil {
+	hold := []string{criu.ActionPostRestore}
+	if r.c.Network.Mode == engine.NetworkManaged {
+		hold = append(hold, criu.ActionSetupNamespaces)
+	}
+	if r.hook, err = criu.NewHook(r.stage.Hook(), hold...); err != nil {
 		return err
 	}
 	r.push("close the hook", func(context.Context) error { r.hook.Close(); return nil })
@@ -212,6 +216,11 @@ func (r *receiver) sync(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	undo, err = r.eng.Register(ctx, r.c, r.spec)
+	r.pushUndo("remove the container record", undo)
+	if err != nil {
+		return err
+	}
 	upper, undo, err := r.eng.PrepareRootfs(ctx, r.c)
 	r.pushUndo("remove the root file system", undo)
 	if err != nil {
@@ -221,9 +230,7 @@ func (r *receiver) sync(ctx context.Context) error {
 	if err := checkDisk(upper, r.offer.Files); err != nil {
 		return err
 	}
-	undo, err = r.eng.Register(ctx, r.c, r.spec)
-	r.pushUndo("remove the container record", undo)
-	if err != nil {
+	if err := r.makeOutput(ctx); err != nil {
 		return err
 	}
 	if err := r.prepareMemory(ctx); err != nil {
@@ -273,11 +280,28 @@ func (r *receiver) prepareNetwork(ctx context.Context, neighbours []network.Neig
 		return nil
 	})
 	r.pushUndo("remove the network", undo)
-	if err == nil && r.packets != nil {
-		r.push("let go of packets", func(context.Context) error { r.packets.close(); return nil })
-		r.packets.attach(r.c.Network.NetNS, neighbours)
+	if err == nil && r.c.Network.Mode == engine.NetworkCNI {
+		r.attachPackets(r.c.Network.NetNS, neighbours)
 	}
 	return err
+}
+
+func (r *receiver) attachPackets(netns string, neighbours []network.Neighbour) {
+	r.netns = netns
+	r.push("let go of packets", func(context.Context) error { r.packets.close(); return nil })
+	r.packets.attach(netns, neighbours)
+}
+
+// lockManaged locks the network that the engine has just given to the init process that is being restored. No socket is there
+// yet; a peer that sent something in the moment before was not answered by anybody but the kernel.
+func (r *receiver) lockManaged(init int) (err error) {
+	netns := fmt.Sprintf("/proc/%d/ns/net", init)
+	if r.lock, err = network.Prelock(netns); err != nil {
+		return err
+	}
+	r.push("let go of the network lock", func(context.Context) error { return r.lock.Close() })
+	r.attachPackets(netns, r.frozen.Neighbours)
+	return nil
 }
 
 // prepareTask is called when a round of the frozen container was applied. Nothing has looked into the mounted root file

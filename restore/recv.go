@@ -37,8 +37,9 @@ type Options struct {
 	Log      *slog.Logger    // may be nil
 	// StartPager starts what fills memory; nil: processes of their own, by Pager.
 	StartPager func(context.Context, pager.Job) (Pager, error)
-	// OpenEngine connects to the engine for a namespace; the engine is closed when the migration is over.
-	OpenEngine func(ctx context.Context, namespace string) (engine.Engine, error)
+	// OpenEngine connects to the engine of a name, as descriptions have it, for a namespace; the engine is closed when the
+	// migration is over. An empty name stands for the one that has files here, see Files.
+	OpenEngine func(ctx context.Context, name, namespace string) (engine.Engine, error)
 }
 
 // Result is what Recv took in.
@@ -74,6 +75,7 @@ type receiver struct {
 	upper   string
 	stage   *criu.Stage
 	hook    *criu.Hook
+	netns   string // of a container with a network of its own, once it is there
 	lock    *network.Lock
 	packets *packets // nil unless the container has a network of its own
 	streams *streams

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"migrate/internal/criu"
-	"migrate/internal/engine"
 	"migrate/internal/fail"
 	"migrate/internal/handover"
 	"migrate/internal/network"
@@ -140,8 +139,16 @@ func (r *receiver) awaitHeld(ctx context.Context) (criu.Event, error) {
 			if !ok {
 				return ev, criu.ErrHookClosed
 			}
-			if ev.Action == criu.ActionPostRestore {
+			switch ev.Action {
+			case criu.ActionPostRestore:
 				return ev, nil
+			case criu.ActionSetupNamespaces:
+				if err := r.lockManaged(ev.Pid); err != nil {
+					return ev, err
+				}
+				if err := r.hook.Release(true); err != nil {
+					return ev, err
+				}
 			}
 		case res := <-r.started:
 			r.started <- res // for endRestore
@@ -327,11 +334,11 @@ func (r *receiver) finish(ctx context.Context) error {
 			return r.lock.Remove()
 		}},
 		{"announce again", func(ctx context.Context) error {
-			if r.c.Network.Mode != engine.NetworkCNI {
+			if !r.c.Network.Own() {
 				return nil
 			}
 			// the later frames outlive this migration
-			return network.AnnounceRepeat(context.WithoutCancel(ctx), r.c.Network.NetNS)
+			return network.AnnounceRepeat(context.WithoutCancel(ctx), r.netns)
 		}},
 	})
 	done := r.fill(whole)

@@ -58,7 +58,7 @@ func (r *receiver) classify(err error) *fail.Fault {
 	case errors.Is(err, engine.ErrExists):
 		code, remedy = fail.Refused, "choose another name with --name, or remove what is there"
 	case errors.Is(err, engine.ErrUnsupported), errors.Is(err, engine.ErrNotFound):
-		code, remedy = fail.Refused, ""
+		code, remedy = fail.Refused, engine.RemedyOf(err)
 	case errors.As(err, &lim):
 		code, remedy = fail.Refused, "the destination limits what it takes in; see migrate recv --help"
 	case errors.Is(err, context.DeadlineExceeded):

@@ -65,6 +65,9 @@ func (r *receiver) planVolumes() error {
 			v.limit.MaxBytes = spaceFactor*v.Bytes + spaceSlack
 			continue
 		}
+		if v.How == storage.Output {
+			continue
+		}
 		m := binds[v.Mount]
 		if m == nil || filepath.Clean(m.Source) != v.Path {
 			return fmt.Errorf("protocol error: the container does not bind %s", &v.Volume)
@@ -96,7 +99,7 @@ func (r *receiver) planVolumes() error {
 // of. It changes nothing on this host.
 func (r *receiver) placeVolumes(ctx context.Context) (probes []storage.Probe, err error) {
 	for i, v := range r.volumes {
-		if v.How == storage.Present || v.How == storage.Memory {
+		if v.How == storage.Present || v.How == storage.Memory || v.How == storage.Output {
 			continue
 		}
 		left := v.How != storage.Copied // our own directory
@@ -198,6 +201,48 @@ func (r *receiver) makeVolumes() error {
 	return nil
 }
 
+// outputDir takes the log of the container's output in, beside where the engine wants it.
+const outputDir = ".migrate-output"
+
+// makeOutput makes room for the log of the container's output. The container is registered by now, and goes with all that is in its
+// directory if the migration fails.
+func (r *receiver) makeOutput(ctx context.Context) error {
+	for _, v := range r.volumes {
+		if v.How != storage.Output {
+			continue
+		}
+		log, err := r.eng.OutputLog(ctx, r.c)
+		if err != nil {
+			return err
+		}
+		if log == "" {
+			return errors.New("protocol error: the log of the output of a container without one")
+		}
+		if err := checkDisk(filepath.Dir(log), v.Bytes); err != nil {
+			return err
+		}
+		v.Path, v.dir = log, filepath.Join(filepath.Dir(log), outputDir)
+		if err := os.Mkdir(v.dir, 0o700); err != nil {
+			return fmt.Errorf("make room for the log of the container's output: %w", err)
+		}
+	}
+	return nil
+}
+
+// showOutput brings the log to where the engine goes on with it.
+func (v *volume) showOutput() error {
+	if err := v.checkContent(); err != nil {
+		return err
+	}
+	if err := os.Rename(filepath.Join(v.dir, v.File), v.Path); err != nil {
+		return fmt.Errorf("bring the log of the container's output to its place: %w", err)
+	}
+	if err := os.RemoveAll(v.dir); err != nil {
+		return fmt.Errorf("bring the log of the container's output to its place: %w", err)
+	}
+	return nil
+}
+
 // notePlaces returns what makes the migration's note say that a place is, or is to be, in use.
 func (r *receiver) notePlaces(v *volume) func() error {
 	return func() error {
@@ -285,6 +330,10 @@ func (r *receiver) showVolumes() error {
 		switch {
 		case v.How == storage.Memory:
 			if err := v.Tmpfs.Seal(r.tmpfsDir(i)); err != nil {
+				return err
+			}
+		case v.How == storage.Output:
+			if err := v.showOutput(); err != nil {
 				return err
 			}
 		case v.place != nil:

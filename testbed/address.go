@@ -46,3 +46,8 @@ func twinV6(network int, v4 netip.Addr) netip.Addr {
 	b := v4.As4()
 	return netip.MustParseAddr(fmt.Sprintf("fd%02d::%x:%x", network, b[2], b[3]))
 }
+
+// rangePrefix is the /24 of a host's containers.
+func rangePrefix(first netip.Addr) string {
+	return netip.PrefixFrom(first, 24).Masked().String()
+}

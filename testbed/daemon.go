@@ -38,14 +38,14 @@ var daemons = map[string]daemon{
 		dirs: []string{"/run/sshd"},
 		file: "/run/sshd.pid",
 	},
-	// dockerd is there for hosts that have it among their packages.
-	"dockerd": {
-		argv:   []string{"dockerd", "--containerd", "/run/containerd/containerd.sock", "--bridge", "none"},
+	// dockerd is there for testbeds with Docker.
+	dockerDaemon: {
+		argv:   []string{dockerDaemon, "--containerd", "/run/containerd/containerd.sock"},
 		socket: "/run/docker.sock",
 	},
 }
 
-// startedDaemons run on every host from the start.
+// startedDaemons run on every host from the start, and dockerd too where there is Docker.
 var startedDaemons = []string{"containerd", "sshd"}
 
 // daemonTimeout is how long a daemon may take to get ready, or to end.

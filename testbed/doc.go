@@ -25,5 +25,5 @@
 // testbeds. Host addresses are 10.N.0.11, 10.N.0.12 and so on, and containers of
 // the CNI network "mt" take theirs from 10.N.1.0/24 and fdN::1:0/112 on the first
 // host, 10.N.2.0/24 and fdN::2:0/112 on the second; every host accepts the addresses of all, so that a container can
-// keep its address when it moves.
+// keep its address when it moves. Hosts with Docker have a Docker network "mt" on the same segment, with IPv4 only.
 package testbed

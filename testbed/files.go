@@ -44,9 +44,10 @@ func (h *Host) files(keys keys) []file {
 		{"/etc/hostname", 0o644, h.Name + "\n"},
 		{"/etc/hosts", 0o644, h.bed.hostsFile()},
 		{"/etc/resolv.conf", 0o644, ""},
-		{"/etc/containerd/config.toml", 0o644, containerdConfig},
+		{"/etc/containerd/config.toml", 0o644, h.bed.state.Docker.containerdConfig()},
 		{"/etc/cni/net.d/10-mt.conflist", 0o644, h.cniConfig()},
 	}
+	files = append(files, h.bed.state.Docker.files()...)
 	return append(files, keys.files()...)
 }
 

@@ -169,7 +169,7 @@ func importAll(ctx context.Context, hosts []*Host, archives []string) error {
 }
 
 // ImportImage imports an archive of an image, a file of the machine, into the
-// host's containerd.
+// host's containerd, or into Docker where there is Docker.
 func (h *Host) ImportImage(ctx context.Context, archive string) error {
 	f, err := os.Open(archive)
 	if err != nil {
@@ -177,6 +177,9 @@ func (h *Host) ImportImage(ctx context.Context, archive string) error {
 	}
 	defer f.Close()
 	argv := []string{"ctr", "images", "import", "--local", "-"}
+	if h.bed.state.Docker != DockerNone {
+		argv = []string{"docker", "load"}
+	}
 	cmd := h.Command(ctx, argv...)
 	cmd.Stdin = f
 	_, err = output(cmd, h.Name, slices.Concat(argv, []string{archive}))

@@ -19,9 +19,8 @@ type Options struct {
 	Hosts []string // default a, b, c
 	Link  string   // rate of every host's link each way: none, 100mbit, 1gbit, 10gbit
 
-	// Packages are Debian packages that the hosts have besides the usual ones, such
-	// as docker.io and docker-cli for the daemon "dockerd".
-	Packages []string
+	Packages []string          // Debian packages that the hosts have besides the usual ones
+	Docker   Docker            // gives the hosts Docker, whose daemon is at work from the start
 	Images   []string          // images that are imported into every host, see [Images]
 	Binaries map[string]string // name in /usr/local/bin of every host → file to copy there
 	Binds    map[string]string // path in every host → file or directory of the machine to show there
@@ -77,7 +76,7 @@ func (o Options) check() error {
 	if _, err := lan.ParseRate(o.Link); err != nil {
 		return err
 	}
-	return nil
+	return o.Docker.check()
 }
 
 func checkName(name string) error {

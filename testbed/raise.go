@@ -29,6 +29,11 @@ func (h *Host) raise(ctx context.Context, options Options, keys keys) error {
 			return err
 		}
 	}
+	if options.Docker != DockerNone {
+		if err := h.startDocker(ctx); err != nil {
+			return err
+		}
+	}
 	h.bed.log.Debug("host is up", "host", h.Name, "address", h.Addr(), "pid", h.Pid())
 	return nil
 }

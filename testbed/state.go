@@ -19,6 +19,7 @@ type state struct {
 	Network  int  // number of the testbed's network, different for each testbed
 	Complete bool // all hosts came up
 	Root     string
+	Docker   Docker
 	Switch   process
 	Hosts    []*hostState
 }

@@ -38,7 +38,7 @@ func Up(ctx context.Context, options Options) (*Testbed, error) {
 	if err != nil {
 		return nil, err
 	}
-	root, err := rootfs.Build(ctx, theCache(), rootfs.Default(preloadSource, options.Packages...), options.Logger)
+	root, err := rootfs.Build(ctx, theCache(), options.root(), options.Logger)
 	if err != nil {
 		return nil, err
 	}
@@ -76,7 +76,7 @@ func makeRoom(ctx context.Context, at place, options Options) error {
 
 // raise makes the testbed itself.
 func raise(ctx context.Context, at place, root string, options Options) (*Testbed, error) {
-	s := &state{Name: at.name, Root: root}
+	s := &state{Name: at.name, Root: root, Docker: options.Docker}
 	rate, err := lan.ParseRate(options.Link)
 	if err != nil {
 		return nil, err

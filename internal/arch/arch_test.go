@@ -33,11 +33,15 @@ var rules = []rule{
 		reason: "agents know the Engine interface only, so that hand-over tests run on the fake engine and new engines need no change here",
 	},
 	{
-		from: []string{"internal/engine/containerd/..."}, not: []string{"internal/engine/fake/..."},
+		from: []string{"internal/engine/containerd/..."}, not: []string{"internal/engine/fake/...", "internal/engine/docker/..."},
 		reason: "engines do not know each other, so that each can be left out",
 	},
 	{
-		from: []string{"internal/engine/fake/..."}, not: []string{"internal/engine/containerd/..."},
+		from: []string{"internal/engine/docker/..."}, not: []string{"internal/engine/fake/...", "internal/engine/containerd/..."},
+		reason: "engines do not know each other, so that each can be left out",
+	},
+	{
+		from: []string{"internal/engine/fake/..."}, not: []string{"internal/engine/containerd/...", "internal/engine/docker/..."},
 		reason: "engines do not know each other; and the fake one needs no daemon",
 	},
 	{

@@ -38,7 +38,6 @@ const canaryCommand = "canary"
 
 func checkCommand(env environment) *cli.Command {
 	flags := []cli.Flag{
-		namespaceFlag(), addressFlag(),
 		&cli.BoolFlag{Name: "canary", Usage: "dump and restore a tiny container, here and at DEST"},
 	}
 	for _, f := range sendFlags() {
@@ -48,7 +47,7 @@ func checkCommand(env environment) *cli.Command {
 	}
 	return &cli.Command{
 		Name: "check", Usage: "say what stands in the way of a migration", ArgsUsage: "[CONTAINER] [DEST]", Description: checkHelp,
-		Flags: slices.Concat(flags, memoryFlags(), storageFlags(), dirFlags()),
+		Flags: slices.Concat(engineFlags(), flags, memoryFlags(), storageFlags(), dirFlags()),
 		Action: func(c *cli.Context) error {
 			o, err := parseCheck(c)
 			if err == nil {
@@ -122,7 +121,7 @@ func blocked(container string, block []preflight.Finding) error {
 
 // look asks the agent.
 func (o sendOptions) look(ctx context.Context, withCanary bool, log *slog.Logger) (*migrate.CheckReport, error) {
-	eng, err := o.spec.open(ctx, log)
+	eng, _, err := o.spec.find(ctx, log, o.container)
 	if err != nil {
 		return nil, err
 	}

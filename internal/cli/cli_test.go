@@ -50,6 +50,8 @@ func TestUsageErrors(t *testing.T) {
 		{"send redis b --streams many", `invalid value "many"`},
 		{"send redis b --streams", "flag needs an argument: -streams"},
 		{"send redis b --tcp keep", `--tcp "keep" is unknown`},
+		{"send redis b --engine podman", `--engine "podman" is unknown`},
+		{"recv --engine podman", `--engine "podman" is unknown`},
 		{"send redis b --compress gzip", `--compress "gzip" is unknown`},
 		{"send redis b --bandwidth 5Mb", "may mean bits or bytes"},
 		{"send redis b --timeout soon", `invalid value "soon"`},

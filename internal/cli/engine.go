@@ -3,14 +3,18 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/urfave/cli/v2"
 
 	"migrate/internal/engine"
 	"migrate/internal/engine/containerd"
+	"migrate/internal/engine/docker"
 	"migrate/internal/fail"
 )
 
@@ -21,13 +25,18 @@ const (
 	defaultLogDir   = "/var/log/migrate" // CRIU's logs of failed migrations
 )
 
+// auto lets the engine be the one that has the container.
+const auto = "auto"
+
 // engineSpec says how to reach an engine. A guard gets it as JSON, so that it can reach the engine after its agent died.
 type engineSpec struct {
 	Kind      string `json:"kind"`
-	Address   string `json:"address"`
+	Address   string `json:"address"`          // of containerd
+	Socket    string `json:"socket,omitempty"` // of Docker
 	Namespace string `json:"namespace"`
 	RunDir    string `json:"run_dir,omitempty"`
 	LogDir    string `json:"log_dir,omitempty"`
+	StateDir  string `json:"state_dir,omitempty"`
 }
 
 // String is the form that parseEngineSpec reads.
@@ -45,9 +54,31 @@ func parseEngineSpec(text string) (s engineSpec, err error) {
 
 // open connects to the engine.
 func (s engineSpec) open(ctx context.Context, log *slog.Logger) (engine.Engine, error) {
-	if s.Kind != containerd.Name {
-		return nil, fmt.Errorf("engine %q is unknown", s.Kind)
+	switch s.Kind {
+	case docker.Name:
+		return s.openDocker(ctx, log)
+	case containerd.Name:
+		return s.openContainerd(ctx, log)
 	}
+	return nil, fmt.Errorf("engine %q is unknown", s.Kind)
+}
+
+func (s engineSpec) openDocker(ctx context.Context, log *slog.Logger) (engine.Engine, error) {
+	o := docker.Options{Socket: s.Socket, Logger: log}
+	if s.RunDir != "" {
+		o.LockDir = filepath.Join(s.RunDir, "lock")
+	}
+	if s.StateDir != "" {
+		o.Spool = filepath.Join(s.StateDir, "docker")
+	}
+	e, err := docker.New(ctx, o)
+	if err != nil {
+		return nil, fail.New(fail.Internal, "connect to the engine", err).With(s.Socket, "start Docker, or name its socket with --docker-socket")
+	}
+	return e, nil
+}
+
+func (s engineSpec) openContainerd(ctx context.Context, log *slog.Logger) (engine.Engine, error) {
 	o := containerd.Options{Address: s.Address, Namespace: s.Namespace, LogDir: s.LogDir, Logger: log, Drain: []string{selfExe, drainCommand}}
 	if s.RunDir != "" {
 		o.LockDir = filepath.Join(s.RunDir, "lock")
@@ -76,14 +107,116 @@ func addressFlag() cli.Flag {
 	return &cli.StringFlag{Name: "address", Aliases: []string{"a"}, Value: containerd.DefaultAddress, Usage: "containerd's `SOCKET`", TakesFile: true, EnvVars: []string{"CONTAINERD_ADDRESS"}}
 }
 
+// engineFlags are those of commands about one container.
+func engineFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "engine", Value: auto, Usage: "`ENGINE` that has the container: auto, containerd or docker"},
+		namespaceFlag(), addressFlag(), dockerSocketFlag(),
+	}
+}
+
+func dockerSocketFlag() cli.Flag {
+	return &cli.StringFlag{Name: "docker-socket", Value: docker.DefaultSocket, Usage: "Docker's `SOCKET`", TakesFile: true}
+}
+
 func namespaceFlag() cli.Flag {
 	return &cli.StringFlag{Name: "namespace", Aliases: []string{"n"}, Value: containerd.DefaultNamespace, Usage: "containerd `NAMESPACE` of the container", EnvVars: []string{"CONTAINERD_NAMESPACE"}}
 }
 
 // specOf makes the engine's specification from a command's flags.
 func specOf(c *cli.Context) engineSpec {
-	return engineSpec{
-		Kind: containerd.Name, Address: c.String("address"), Namespace: c.String("namespace"),
-		RunDir: c.String("run-dir"), LogDir: c.String("log-dir"),
+	s := engineSpec{
+		Kind: c.String("engine"), Address: c.String("address"), Socket: c.String("docker-socket"), Namespace: c.String("namespace"),
+		RunDir: c.String("run-dir"), LogDir: c.String("log-dir"), StateDir: c.String("state-dir"),
 	}
+	return s.withNamespace()
+}
+
+// withNamespace: Docker has no namespaces but its own.
+func (s engineSpec) withNamespace() engineSpec {
+	if s.Kind == docker.Name {
+		s.Namespace = docker.Namespace
+	}
+	return s
+}
+
+func (s engineSpec) check() error {
+	if slices.Contains([]string{auto, containerd.Name, docker.Name}, s.Kind) {
+		return nil
+	}
+	return usage(fmt.Sprintf("--engine %q is unknown", s.Kind), "choose auto, containerd or docker")
+}
+
+// find connects to the engine that has the container, and returns how it was reached. Without a container it is the first engine
+// that there is.
+func (s engineSpec) find(ctx context.Context, log *slog.Logger, container string) (engine.Engine, engineSpec, error) {
+	if err := s.check(); err != nil {
+		return nil, s, err
+	}
+	if s.Kind != auto {
+		e, err := s.open(ctx, log)
+		return e, s, err
+	}
+	var have []candidate
+	defer func() {
+		for _, c := range have {
+			c.Close()
+		}
+	}()
+	for _, c := range s.present(ctx, log) {
+		if container == "" || c.has(ctx, container) {
+			have = append(have, c)
+		} else {
+			c.Close()
+		}
+	}
+	switch {
+	case len(have) == 0:
+		s.Kind = s.first()
+		e, err := s.open(ctx, log) // it says itself what is missing
+		return e, s, err
+	case len(have) == 1 || container == "":
+		found := have[0]
+		have = have[1:]
+		return found.Engine, found.spec, nil
+	}
+	return nil, s, &fail.Fault{Code: fail.Usage, What: fmt.Sprintf("choose an engine for container %q", container), Where: "source",
+		Why: "containerd has a container of that name, and Docker has one, too", Remedy: "say which with --engine containerd or --engine docker"}
+}
+
+// candidate is an engine that may have the container.
+type candidate struct {
+	engine.Engine
+	spec engineSpec
+}
+
+func (c candidate) has(ctx context.Context, container string) bool {
+	_, _, err := c.Inspect(ctx, container)
+	return !errors.Is(err, engine.ErrNotFound)
+}
+
+// present connects to the engines that there are.
+func (s engineSpec) present(ctx context.Context, log *slog.Logger) (list []candidate) {
+	for _, kind := range []string{containerd.Name, docker.Name} {
+		spec := s
+		spec.Kind = kind
+		spec = spec.withNamespace()
+		if e, err := spec.open(ctx, log); err == nil {
+			list = append(list, candidate{e, spec})
+		} else {
+			log.Debug("engine is not there", "engine", kind, "err", err)
+		}
+	}
+	return list
+}
+
+// first is the engine to name in an error when none has the container: Docker where there is only that.
+func (s engineSpec) first() string {
+	if _, err := os.Stat(s.Address); err == nil {
+		return containerd.Name
+	}
+	if _, err := os.Stat(s.Socket); err == nil {
+		return docker.Name
+	}
+	return containerd.Name
 }

@@ -88,3 +88,23 @@ func TestEngineSpec(t *testing.T) {
 		t.Error("an unknown engine was opened")
 	}
 }
+
+// TestEngineOfAnOffer has a destination agent choose the engine that a container comes from.
+func TestEngineOfAnOffer(t *testing.T) {
+	for _, c := range []struct {
+		own, theirs, namespace string
+		want                   string // kind and namespace; "" when it is refused
+	}{
+		{auto, "docker", "moby", "docker moby"}, {auto, "containerd", "web", "containerd web"}, {auto, "", "web", "containerd web"},
+		{"docker", "docker", "elsewhere", "docker moby"}, {"docker", "containerd", "web", ""}, {"containerd", "docker", "moby", ""},
+	} {
+		s, err := engineSpec{Kind: c.own}.of(c.theirs, c.namespace)
+		got := s.Kind + " " + s.Namespace
+		if err != nil {
+			got = ""
+		}
+		if got != c.want {
+			t.Errorf("--engine %s, container of %q: %q, %v, want %q", c.own, c.theirs, got, err, c.want)
+		}
+	}
+}

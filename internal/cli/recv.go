@@ -15,6 +15,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"migrate/internal/engine"
+	"migrate/internal/engine/containerd"
 	"migrate/internal/fail"
 	"migrate/layers"
 	"migrate/restore"
@@ -51,7 +52,8 @@ func recvCommand(env environment) *cli.Command {
 	flags := []cli.Flag{
 		&cli.StringFlag{Name: "listen", Value: fmt.Sprintf(":%d", defaultPort), Usage: "`HOST:PORT` to listen on"},
 		&cli.BoolFlag{Name: "stdio", Usage: "serve one migration on standard input and output"},
-		addressFlag(),
+		&cli.StringFlag{Name: "engine", Value: auto, Usage: "`ENGINE` to take containers in with: auto, which is the one that they come from, containerd or docker"},
+		addressFlag(), dockerSocketFlag(),
 		&cli.StringSliceFlag{Name: "allow-mount", Usage: "`DIR` of this host from which containers may bind, may be repeated", TakesFile: true},
 		&cli.StringSliceFlag{Name: "allow-log", Usage: "`DIR` in which a container's output file may be, may be repeated (default: /var/log)", TakesFile: true},
 		&cli.StringSliceFlag{Name: "allow-logger", Usage: "`PROGRAM` of this host that may take a container's output (binary:// log URIs), may be repeated", TakesFile: true},
@@ -88,6 +90,9 @@ func parseRecv(c *cli.Context, stderr io.Writer) (o recvOptions, err error) {
 	if c.IsSet("allow-log") {
 		o.policy.AllowLogs = c.StringSlice("allow-log")
 	}
+	if err := o.spec.check(); err != nil {
+		return o, err
+	}
 	switch {
 	case o.stdio && c.IsSet("listen"):
 		return o, usage("--stdio and --listen exclude each other", "")
@@ -121,8 +126,8 @@ func recv(ctx context.Context, o recvOptions, env environment) error {
 		Policy: o.policy, Outcomes: outcomes, Incoming: filepath.Join(o.stateDir, "incoming"), RunDir: o.spec.RunDir, LogDir: o.spec.LogDir, Log: o.log,
 		Files: filesDir(o.stateDir), Left: leftDir(o.stateDir),
 		Pager: []string{selfExe, pagerCommand}, Canary: []string{selfExe, canaryCommand},
-		OpenEngine: func(ctx context.Context, namespace string) (engine.Engine, error) {
-			return openSlot(ctx, slots, o, namespace)
+		OpenEngine: func(ctx context.Context, name, namespace string) (engine.Engine, error) {
+			return openSlot(ctx, slots, o, name, namespace)
 		},
 	}
 	if err := restore.Sweep(ctx, opt); err != nil {
@@ -244,6 +249,19 @@ func serve(ctx context.Context, sess *transfer.Session, opt restore.Options) err
 	return nil
 }
 
+// of is how to reach the engine that a container comes from.
+func (s engineSpec) of(name, namespace string) (engineSpec, error) {
+	if name == "" {
+		name = containerd.Name
+	}
+	if s.Kind != auto && s.Kind != name {
+		return s, &fail.Fault{Code: fail.Refused, What: "take in the container", Where: "destination",
+			Why: fmt.Sprintf("it is one of %s, and this agent takes in those of %s only", name, s.Kind), Remedy: "start the destination agent with --engine auto"}
+	}
+	s.Kind, s.Namespace = name, namespace
+	return s.withNamespace(), nil
+}
+
 // slotEngine is an engine that takes one of the places for migrations until it is closed.
 type slotEngine struct {
 	engine.Engine
@@ -258,7 +276,11 @@ func (e *slotEngine) Close() error {
 
 // openSlot connects to the engine for one migration, if there is a place for one. Questions about earlier migrations
 // need no engine and so no place.
-func openSlot(ctx context.Context, slots chan struct{}, o recvOptions, namespace string) (engine.Engine, error) {
+func openSlot(ctx context.Context, slots chan struct{}, o recvOptions, name, namespace string) (engine.Engine, error) {
+	spec, err := o.spec.of(name, namespace)
+	if err != nil {
+		return nil, err
+	}
 	select {
 	case slots <- struct{}{}:
 	default:
@@ -266,8 +288,6 @@ func openSlot(ctx context.Context, slots chan struct{}, o recvOptions, namespace
 			Why: fmt.Sprintf("%d migrations are under way, which is all that is allowed", cap(slots)), Remedy: "try again later, or raise --max-migrations there"}
 	}
 	release := sync.OnceFunc(func() { <-slots })
-	spec := o.spec
-	spec.Namespace = namespace
 	e, err := spec.open(ctx, o.log)
 	if err != nil {
 		release()

@@ -88,7 +88,7 @@ func sendFlags() []cli.Flag {
 }
 
 func sendCommand(env environment) *cli.Command {
-	flags := slices.Concat([]cli.Flag{namespaceFlag(), addressFlag()}, sendFlags())
+	flags := slices.Concat(engineFlags(), sendFlags())
 	return &cli.Command{
 		Name: "send", Usage: "move a container to another host", ArgsUsage: "CONTAINER DEST", Description: sendHelp,
 		Flags: slices.Concat(flags, memoryFlags(), storageFlags(), dirFlags()),
@@ -150,6 +150,9 @@ func parseCommon(c *cli.Context) (o sendOptions, err error) {
 		sshArgs: c.StringSlice("ssh-arg"), remote: strings.Fields(c.String("remote-command")),
 		stateDir: c.String("state-dir"), runDir: c.String("run-dir"), logDir: c.String("log-dir"),
 		sessions: c.String("exec-sessions"), json: c.Bool("json"), quiet: c.Bool("quiet"), verbose: c.Bool("verbose"),
+	}
+	if err := o.spec.check(); err != nil {
+		return o, err
 	}
 	if c.NArg() > 1 {
 		if o.dest, err = parseDest(c.Args().Get(1)); err != nil {
@@ -220,11 +223,12 @@ func send(ctx context.Context, o sendOptions, env environment) error {
 
 // migrate connects to the engine and hands over to the source agent.
 func (o sendOptions) migrate(ctx context.Context, c *canceller, ui *progress, log *slog.Logger) (*report.Report, error) {
-	eng, err := o.spec.open(ctx, log)
+	eng, spec, err := o.spec.find(ctx, log, o.container)
 	if err != nil {
 		return o.stayed(err), err
 	}
 	defer eng.Close()
+	o.spec = spec
 	dial, err := o.dialer(log)
 	if err != nil {
 		return o.stayed(err), err

@@ -30,11 +30,10 @@ EXAMPLES:
 func thawCommand(env environment) *cli.Command {
 	return &cli.Command{
 		Name: "thaw", Usage: "let a container run on that a migration in doubt left frozen", ArgsUsage: "CONTAINER", Description: thawHelp,
-		Flags: []cli.Flag{
-			namespaceFlag(), addressFlag(),
+		Flags: append(engineFlags(),
 			&cli.BoolFlag{Name: "yes", Usage: "do not ask: the container does not run at the destination and never will"},
 			&cli.StringFlag{Name: "run-dir", Value: defaultRunDir, Usage: "`DIR` of locks", TakesFile: true},
-		},
+		),
 		Action: func(c *cli.Context) error {
 			if err := wantArgs(c, "CONTAINER"); err != nil {
 				return err
@@ -42,12 +41,12 @@ func thawCommand(env environment) *cli.Command {
 			if err := needRoot(env); err != nil {
 				return err
 			}
-			eng, err := specOf(c).open(c.Context, slog.New(slog.DiscardHandler))
+			eng, spec, err := specOf(c).find(c.Context, slog.New(slog.DiscardHandler), c.Args().First())
 			if err != nil {
 				return err
 			}
 			defer eng.Close()
-			if err := migrate.Given(c.String("run-dir"), specOf(c).Namespace, c.Args().First()); err != nil {
+			if err := migrate.Given(c.String("run-dir"), spec.Namespace, c.Args().First()); err != nil {
 				return err
 			}
 			return thaw(c.Context, eng, c.Args().First(), func(id string) error { return confirm(env, id, c.Bool("yes")) }, env.err)

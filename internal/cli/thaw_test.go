@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"migrate/internal/engine"
+	"migrate/internal/engine/containerd"
 	"migrate/internal/engine/fake"
 	"migrate/internal/fail"
 )
@@ -62,12 +63,12 @@ func TestSlots(t *testing.T) {
 		t.Errorf("close: %v, released %d times", err, released)
 	}
 	slots <- struct{}{}
-	if _, err := openSlot(t.Context(), slots, recvOptions{}, "default"); fail.Exit(err) != 4 {
+	if _, err := openSlot(t.Context(), slots, recvOptions{}, containerd.Name, "default"); fail.Exit(err) != 4 {
 		t.Errorf("no place is left: %v", err)
 	}
 	<-slots
 	// an engine that cannot be opened gives its place back
-	if _, err := openSlot(t.Context(), slots, recvOptions{}, "default"); err == nil || len(slots) != 0 {
+	if _, err := openSlot(t.Context(), slots, recvOptions{}, containerd.Name, "default"); err == nil || len(slots) != 0 {
 		t.Errorf("%v, %d places taken", err, len(slots))
 	}
 }

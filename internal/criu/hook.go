@@ -14,10 +14,11 @@ import (
 
 // Actions at which CRIU calls the script (Documentation/criu.txt, action scripts).
 const (
-	ActionPreDump     = "pre-dump"
-	ActionPostDump    = "post-dump"
-	ActionPostRestore = "post-restore"
-	ActionPostResume  = "post-resume"
+	ActionPreDump         = "pre-dump"
+	ActionPostDump        = "post-dump"
+	ActionSetupNamespaces = "setup-namespaces" // after the runtime's own hooks: CRIU calls the script last
+	ActionPostRestore     = "post-restore"
+	ActionPostResume      = "post-resume"
 )
 
 // Hook is an action script for CRIU and the two FIFOs through which it talks with this process. The script reports
@@ -125,7 +126,7 @@ func (h *Hook) Wait(ctx context.Context, action string) (Event, error) {
 // ErrHookClosed is returned by Wait after Close.
 var ErrHookClosed = errors.New("the hook was closed")
 
-// Release ends the hold: CRIU goes on (ok) or takes back what it did. A verdict given before the script asks is kept.
+// Release ends one hold: CRIU goes on (ok) or takes back what it did. A verdict given before the script asks is kept.
 func (h *Hook) Release(ok bool) error {
 	word := "abort\n"
 	if ok {

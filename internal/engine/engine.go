@@ -3,7 +3,7 @@
 // A source agent asks an Engine to describe a container (Inspect), to freeze and thaw it (Pause, Resume), and, when
 // the container has gone on elsewhere, to take the local copy away (Retire). A destination agent asks it what of an
 // image is missing (MissingBlobs), stores it (IngestBlob, PrepareImage), and registers and starts the container step
-// by step (PrepareRootfs, SetupNetwork, Register, PrepareTask, StartTask).
+// by step (Register, PrepareRootfs, SetupNetwork, PrepareTask, StartTask).
 //
 // Every registering step returns its Undo. The caller runs undos last-in first-out, with a context that the failure
 // has not cancelled.
@@ -32,12 +32,33 @@ var (
 	ErrUnsupported = errors.New("not supported")
 )
 
+// Advice is an error that knows what a person can do about it.
+type Advice struct {
+	Err    error
+	Remedy string
+}
+
+// Error implements error.
+func (a *Advice) Error() string { return a.Err.Error() }
+
+// Unwrap gives the error without its remedy.
+func (a *Advice) Unwrap() error { return a.Err }
+
+// RemedyOf is the remedy that an error knows, "" if it knows none.
+func RemedyOf(err error) string {
+	var a *Advice
+	if errors.As(err, &a) {
+		return a.Remedy
+	}
+	return ""
+}
+
 // Undo takes back one step. It is idempotent and tolerates that its object is gone.
 type Undo func(ctx context.Context) error
 
 // Info describes the engine and the tools beside it on this host.
 type Info struct {
-	Name        string `json:"name"`    // "containerd"
+	Name        string `json:"name"`    // "containerd", "docker"
 	Version     string `json:"version"` // of the daemon
 	Runtime     string `json:"runtime"` // runc's version, "" when it is missing
 	CRIU        string `json:"criu"`    // CRIU's version, "" when it is missing
@@ -105,6 +126,7 @@ type Container struct {
 	Extensions  map[string]TypedAny `json:"extensions,omitempty"`
 	Stdio       Stdio               `json:"stdio"`
 	Network     Network             `json:"network"`
+	Options     json.RawMessage     `json:"options,omitempty"` // what only an engine of the same kind understands
 	Created     time.Time           `json:"created"`
 }
 
@@ -113,9 +135,11 @@ type NetworkMode string
 
 // The network modes that can be moved.
 const (
-	NetworkNone NetworkMode = "none" // a namespace of its own, made by the runtime, loopback only
-	NetworkHost NetworkMode = "host" // the host's namespace
-	NetworkCNI  NetworkMode = "cni"  // a namespace given by path, attached by CNI plugins
+	NetworkNone    NetworkMode = "none"    // a namespace of its own, made by the runtime, loopback only
+	NetworkHost    NetworkMode = "host"    // the host's namespace
+	NetworkCNI     NetworkMode = "cni"     // a namespace given by path, attached by CNI plugins
+	NetworkManaged NetworkMode = "managed" // a namespace that the runtime makes, attached by the engine while the task starts
+	NetworkJoined  NetworkMode = "joined"  // the namespace of another container
 )
 
 // Network is how a container is attached.
@@ -124,13 +148,22 @@ type Network struct {
 	NetNS       string            `json:"netns,omitempty"` // path of the namespace, NetworkCNI only
 	Attachments []Attachment      `json:"attachments,omitempty"`
 	Sysctls     map[string]string `json:"sysctls,omitempty"`
+	Owner       string            `json:"owner,omitempty"` // the other container, NetworkJoined only
+	// Loose says that the destination's engine gives out addresses as it likes, so that no connection outlives the move.
+	Loose bool `json:"loose,omitempty"`
 }
 
-// Attachment is one interface that a CNI network put into the namespace.
+// Own says whether the container has interfaces that nobody else uses, beyond loopback.
+func (n Network) Own() bool { return n.Mode == NetworkCNI || n.Mode == NetworkManaged }
+
+// Stays says whether the addresses, or the namespace with them, stay behind when the container leaves.
+func (n Network) Stays() bool { return n.Mode == NetworkHost || n.Mode == NetworkJoined || n.Loose }
+
+// Attachment is one interface that a CNI network, or one of the engine's, put into the namespace.
 type Attachment struct {
-	Network     string   `json:"network"`      // name of the CNI network configuration
+	Network     string   `json:"network"`      // name of the CNI network configuration, or of the engine's network
 	ContainerID string   `json:"container_id"` // what the plugins were told
-	Interface   string   `json:"interface"`    // inside the container, e.g. eth0
+	Interface   string   `json:"interface"`    // inside the container, e.g. eth0; "" when the engine chooses
 	MAC         string   `json:"mac"`
 	IPs         []string `json:"ips"` // with prefix length, 10.1.2.3/16
 	MTU         int      `json:"mtu,omitempty"`
@@ -160,6 +193,7 @@ type Handles struct {
 	Pids         []int    // all processes of the container
 	CRIUConfig   string   // configuration file that the runtime will hand to CRIU
 	Mounts       []string // destinations of bind mounts, keyed as CRIU's external mounts
+	Log          string   // file in which the engine keeps what the container prints, to move with it; "" if it keeps none
 	Passed       []string // pipes that the runtime hands over anew at a restore, as /proc shows them: "pipe:[123]"
 }
 
@@ -188,6 +222,10 @@ type Source interface {
 	// Pause freezes all processes; Resume lets them go on. Both are idempotent.
 	Pause(ctx context.Context, id string) error
 	Resume(ctx context.Context, id string) error
+	// Forsake keeps the engine from starting the container anew when its processes end, or when the engine itself is
+	// started. It is called once the destination owns the container, before anything ends its processes. That the container is
+	// gone is no error.
+	Forsake(ctx context.Context, id string) error
 	// Retire takes the local copy away after the destination owns the container: kills what is left of it,
 	// deletes the task and its network, and, unless keep, container record and snapshot. It may be repeated; that
 	// the container is gone is no error.
@@ -210,15 +248,19 @@ type Destination interface {
 	// PrepareImage registers the image unless it is there, and unpacks its layers. It changes c.Image.Name to the
 	// name that the image has on this host, which the container then refers to.
 	PrepareImage(ctx context.Context, c *Container) (Undo, error)
-	// PrepareRootfs makes the container's snapshot on the image's layers and returns the directory that holds
-	// its RW layer, to be filled by the caller before PrepareTask. It is not mounted.
-	PrepareRootfs(ctx context.Context, c *Container) (upper string, undo Undo, err error)
-	// SetupNetwork makes the container's network namespace at c.Network.NetNS with the attachments' addresses.
-	// lock is called with the namespace's path after it exists and before any interface is in it; not at all for
-	// the modes none and host, which have no namespace yet.
-	SetupNetwork(ctx context.Context, c *Container, lock func(netns string) error) (Undo, error)
 	// Register creates the container record with the given specification.
 	Register(ctx context.Context, c *Container, spec json.RawMessage) (Undo, error)
+	// PrepareRootfs makes the registered container's root file system on the image's layers, unless Register has made it, and
+	// returns the directory that holds its RW layer, to be filled by the caller before PrepareTask. It is not mounted.
+	PrepareRootfs(ctx context.Context, c *Container) (upper string, undo Undo, err error)
+	// OutputLog is the file of a registered container in which the engine will keep what it prints, and to which what the
+	// source kept may be brought before StartTask; "" if the engine keeps none.
+	OutputLog(ctx context.Context, c *Container) (string, error)
+	// SetupNetwork makes the container's network namespace at c.Network.NetNS with the attachments' addresses.
+	// lock is called with the namespace's path after it exists and before any interface is in it; not at all for
+	// the other modes, which have no namespace yet. With NetworkManaged the engine makes it in StartTask, and has filled it
+	// when CRIU calls its action script for setup-namespaces.
+	SetupNetwork(ctx context.Context, c *Container, lock func(netns string) error) (Undo, error)
 	// PrepareTask creates the task that StartTask restores.
 	PrepareTask(ctx context.Context, c *Container, cp Checkpoint) (Undo, error)
 	// StartTask restores and returns when the processes run, with the init pid. It blocks while a hook of the

@@ -72,8 +72,8 @@ var kinds = []Kind{
 		Remedy: "try again when the program is less busy", Said: []string{"In-flight connection"},
 	},
 	{
-		Code: "tcp-lost", Severity: Blocks, Reason: "established connections of a container on the host's network cannot move: their addresses belong to this host",
-		Remedy: "choose --tcp close, or give the container a network of its own", Said: []string{"Connected TCP socket"},
+		Code: "tcp-lost", Severity: Blocks, Reason: "established connections cannot move where the container's addresses do not: they belong to this host, to another container, or are given out by the engine",
+		Remedy: "choose --tcp close, or give the container a network of its own with an address of its own", Said: []string{"Connected TCP socket"},
 	},
 	{
 		Code: "tcp-network", Severity: Blocks, Reason: "an established connection cannot go along to another network (--network): its address stays behind",

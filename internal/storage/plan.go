@@ -218,6 +218,12 @@ var volumePath = regexp.MustCompile(`^/var/lib/nerdctl/[0-9a-f]{8}/volumes/([A-Z
 // mountsLabel is where nerdctl notes what the user asked for.
 const mountsLabel = "nerdctl/mounts"
 
+// dockerVolume is where Docker's local driver keeps named volumes.
+var dockerVolume = regexp.MustCompile(`^/var/lib/docker/volumes/([A-Za-z0-9][A-Za-z0-9_.-]*)/_data$`)
+
+// dockerNamespace is that of Docker's containers in descriptions.
+const dockerNamespace = "moby"
+
 // volumeName says whether a path is a named volume, which the engine made for its containers, and what it is called.
 func volumeName(labels map[string]string, path string) (string, bool) {
 	var noted []struct{ Type, Name, Source string }
@@ -231,13 +237,22 @@ func volumeName(labels map[string]string, path string) (string, bool) {
 	if m := volumePath.FindStringSubmatch(path); m != nil {
 		return m[2], true
 	}
+	if m := dockerVolume.FindStringSubmatch(path); m != nil {
+		return m[1], true
+	}
 	return "", false
 }
 
 // IsVolumePath says whether a path is one where an engine keeps a named volume of a containerd namespace.
 func IsVolumePath(path, namespace string) bool {
+	if strings.Contains(path, "..") {
+		return false
+	}
+	if namespace == dockerNamespace {
+		return dockerVolume.MatchString(path)
+	}
 	m := volumePath.FindStringSubmatch(path)
-	return m != nil && m[1] == namespace && !strings.Contains(path, "..")
+	return m != nil && m[1] == namespace
 }
 
 // SameFile says whether the path of a bind still is what the container has: a file that was replaced since it was bound is

@@ -18,6 +18,7 @@ const (
 	Carried How = "carried" // its content comes along, to wherever the destination keeps such files
 	Remade  How = "remade"  // the destination makes it
 	Memory  How = "memory"  // a tmpfs: its content comes along
+	Output  How = "output"  // no mount, but the file in which the engine keeps what the container prints: its content comes along
 	Shared  How = "shared"  // both hosts see the same storage; never in an offer, but what becomes of a copy
 )
 
@@ -69,13 +70,17 @@ type At struct {
 }
 
 // Comes says whether content of the volume is sent.
-func (v *Volume) Comes() bool { return v.How == Copied || v.How == Carried || v.How == Memory }
+func (v *Volume) Comes() bool {
+	return v.How == Copied || v.How == Carried || v.How == Memory || v.How == Output
+}
 
 // String names a volume in messages.
 func (v *Volume) String() string {
 	switch {
 	case v.How == Memory:
 		return "tmpfs at " + v.Mount
+	case v.How == Output:
+		return "log of the container's output"
 	case v.Name != "":
 		return fmt.Sprintf("volume %q at %s", v.Name, v.Mount)
 	}
@@ -87,7 +92,7 @@ func (v *Volume) Check() error {
 	switch {
 	case !cleanPath(v.Mount):
 		return fmt.Errorf("volume at %q: not a clean absolute path", v.Mount)
-	case !slices.Contains([]How{Present, Copied, Carried, Remade, Memory}, v.How):
+	case !slices.Contains([]How{Present, Copied, Carried, Remade, Memory, Output}, v.How):
 		return fmt.Errorf("volume at %s: travels in an unknown way %q", v.Mount, v.How)
 	case v.Bytes < 0 || v.Entries < 0 || v.Bytes >= 1<<50 || v.Entries >= 1<<50:
 		return fmt.Errorf("volume at %s: impossible size", v.Mount)
@@ -101,7 +106,7 @@ func (v *Volume) Check() error {
 		return fmt.Errorf("volume at %s: a %s has no content", v.Mount, v.Type)
 	case v.Type == File && v.Comes() && (filepath.Base(v.File) != v.File || !filepath.IsLocal(v.File)):
 		return fmt.Errorf("volume at %s: file %q", v.Mount, v.File)
-	case (v.How == Carried || v.How == Remade) && v.Type != File:
+	case (v.How == Carried || v.How == Remade || v.How == Output) && v.Type != File:
 		return fmt.Errorf("volume at %s: only files travel as %s", v.Mount, v.How)
 	}
 	return nil

@@ -3,6 +3,7 @@
 // the testbed down again, also when something fails or it is interrupted.
 //
 //	go run ./scripts/demo --binary build/bin/migrate
+//	go run ./scripts/demo --binary build/bin/migrate --docker 26.1
 //
 // The hosts: a has the container at first and b takes it in; the client runs on c. Only a has the image.
 package main
@@ -34,9 +35,10 @@ func main() {
 	}
 	binary := flag.String("binary", "build/bin/migrate", "the program to show")
 	link := flag.String("link", "none", "rate of each host's link, such as 1gbit")
+	docker := flag.String("docker", "", "show it with Docker of a generation: 26.1 or 28.5")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	err := run(ctx, *binary, *link)
+	err := run(ctx, *binary, *link, testbed.Docker(*docker))
 	stop()
 	if err != nil {
 		if errors.Is(err, context.Canceled) {
@@ -48,12 +50,12 @@ func main() {
 }
 
 // run brings the hosts up, shows the job, and takes the hosts down whatever happens.
-func run(ctx context.Context, binary, link string) (err error) {
+func run(ctx context.Context, binary, link string, docker testbed.Docker) (err error) {
 	if os.Geteuid() != 0 {
 		return errors.New("it makes namespaces and networks and needs root: run it with sudo, or as root")
 	}
 	say("bringing up three hosts a, b and c (the first time their Debian is built, which takes a minute or two)")
-	bed, done, err := raise(ctx, binary, link)
+	bed, done, err := raise(ctx, binary, link, docker)
 	if err != nil {
 		return err
 	}
@@ -62,6 +64,13 @@ func run(ctx context.Context, binary, link string) (err error) {
 		err = errors.Join(err, done())
 	}()
 	d := &demo{a: bed.Host("a"), b: bed.Host("b"), c: bed.Host("c")}
+	if docker != testbed.DockerNone {
+		say("loading the redis image on host a; host b does not have it")
+		if err := bed.Import(ctx, testbed.Images{Names: []string{testbed.ImageRedis}, Hosts: []string{"a"}}); err != nil {
+			return err
+		}
+		return (&dockerDemo{demo: d, bed: bed, docker: docker, c: &checks{}}).run(ctx)
+	}
 	if err := d.prepare(ctx, bed); err != nil {
 		return err
 	}
@@ -73,7 +82,7 @@ func run(ctx context.Context, binary, link string) (err error) {
 }
 
 // raise makes the testbed. done takes it away and complains if something of it is left.
-func raise(ctx context.Context, binary, link string) (bed *testbed.Testbed, done func() error, err error) {
+func raise(ctx context.Context, binary, link string, docker testbed.Docker) (bed *testbed.Testbed, done func() error, err error) {
 	if binary, err = filepath.Abs(binary); err != nil {
 		return nil, nil, err
 	}
@@ -87,7 +96,7 @@ func raise(ctx context.Context, binary, link string) (bed *testbed.Testbed, done
 		return nil, nil, err
 	}
 	bed, err = testbed.Up(ctx, testbed.Options{
-		Name: bedName, Hosts: []string{"a", "b", "c"}, Link: link, Replace: true,
+		Name: bedName, Hosts: []string{"a", "b", "c"}, Link: link, Docker: docker, Replace: true,
 		Binaries: map[string]string{"migrate": binary, "workload": workload},
 	})
 	if err != nil {

@@ -72,6 +72,18 @@ type verified struct {
 // prove compares before and after. Every check is shown; the error names those that failed.
 func (d *demo) prove(ctx context.Context) error {
 	say("the proof")
+	c := &checks{}
+	if err := d.proveWrites(ctx, c); err != nil {
+		return err
+	}
+	if err := d.proveHosts(ctx, c); err != nil {
+		return err
+	}
+	return c.result()
+}
+
+// proveWrites ends the client.
+func (d *demo) proveWrites(ctx context.Context, c *checks) error {
 	after, err := d.gather(ctx)
 	if err != nil {
 		return err
@@ -86,17 +98,13 @@ func (d *demo) prove(ctx context.Context) error {
 	if err := json.Unmarshal([]byte(lastLine(text)), &v); err != nil {
 		return fmt.Errorf("verify the writes: %w", errors.Join(verr, err))
 	}
-	c := &checks{}
 	c.add(endErr == nil && w.Errors == 0, "the client's connection lived through the move; its longest wait for an answer was %.0f ms %s", w.LongestGapMS, w.Error)
 	c.add(after.client == d.before.client && after.client != "", "redis sees the same connection: client %s", after.client)
 	c.add(verr == nil && v.Lost == 0 && v.Wrong == 0 && w.Lost == 0, "no write lost: all %d acknowledged writes are there", v.Acknowledged)
 	c.add(v.Doubled == 0 && w.Doubled == 0, "none doubled: the counter is at %d", v.Counter)
 	c.add(after.keys == d.before.keys && after.sum == d.before.sum, "%s other keys equal before and after: checksum %.12s", after.keys, after.sum)
 	c.add(after.run == d.before.run && after.uptime >= d.before.uptime, "the same process: run id %.12s, up for %d s", after.run, after.uptime)
-	if err := d.proveHosts(ctx, c); err != nil {
-		return err
-	}
-	return c.result()
+	return nil
 }
 
 // proveHosts looks for the container on both hosts.

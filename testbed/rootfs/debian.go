@@ -7,9 +7,13 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 )
+
+// defaultMirror is what the tools use by themselves.
+const defaultMirror = "http://deb.debian.org/debian"
 
 // isolate runs the tool in namespaces of its own, so that its mounts and its
 // processes end with it, and it with this program, however that is killed.
@@ -54,10 +58,15 @@ func (s Spec) bootstrapCommand(tree string) ([]string, error) {
 			"--dpkgopt=path-exclude=/usr/share/locale/*",
 			"--dpkgopt=path-exclude=/usr/share/doc/*",
 			s.Suite, tree}
-		if s.Mirror != "" {
-			argv = append(argv, s.Mirror)
+		if len(s.Newer) > 0 {
+			// Its packages are not to be preferred but for those that are asked for, which bring what they depend on.
+			argv = slices.Insert(argv, len(argv)-2, fmt.Sprintf("--aptopt=APT::Default-Release %q", s.Suite),
+				fmt.Sprintf(`--customize-hook=chroot "$1" apt-get install --yes --target-release %s %s`, s.NewerSuite, strings.Join(s.Newer, " ")))
 		}
-		return argv, nil
+		return append(argv, s.sources()...), nil
+	}
+	if len(s.Newer) > 0 {
+		return nil, fmt.Errorf("mmdebstrap is not installed, and nothing else takes packages of Debian %s into %s: run scripts/deps.sh", s.NewerSuite, s.Suite)
 	}
 	if _, err := exec.LookPath("debootstrap"); err == nil {
 		// The script of unstable builds every release; a machine that is older than
@@ -65,6 +74,25 @@ func (s Spec) bootstrapCommand(tree string) ([]string, error) {
 		return []string{"debootstrap", "--variant=minbase", include, s.Suite, tree, s.Mirror, "sid"}, nil
 	}
 	return nil, errors.New("neither mmdebstrap nor debootstrap is installed: run scripts/deps.sh")
+}
+
+// sources are the tool's package sources, none for its default.
+func (s Spec) sources() []string {
+	if len(s.Newer) == 0 && s.Mirror == "" {
+		return nil
+	}
+	if len(s.Newer) == 0 {
+		return []string{s.Mirror}
+	}
+	mirror := s.Mirror
+	if mirror == "" {
+		mirror = defaultMirror
+	}
+	var list []string
+	for _, suite := range []string{s.Suite, s.NewerSuite} {
+		list = append(list, fmt.Sprintf("deb %s %s main", mirror, suite))
+	}
+	return list
 }
 
 // complaint picks from a tool's output the lines that tell why it failed.

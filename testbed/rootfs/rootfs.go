@@ -29,7 +29,10 @@ type Spec struct {
 	Suite    string   // Debian release
 	Mirror   string   // empty: the default of the tool that builds the tree
 	Packages []string // with their dependencies, without recommendations
-	Preload  string   // C source of the library the criu wrapper preloads; empty: a tree without CRIU
+	// Newer are packages that come from a later release, NewerSuite.
+	Newer      []string
+	NewerSuite string
+	Preload    string // C source of the library the criu wrapper preloads; empty: a tree without CRIU
 }
 
 // packages are what every host has: engines, what migration needs, what images
@@ -51,6 +54,18 @@ func Default(preload string, extra ...string) Spec {
 		Preload:  preload,
 	}
 }
+
+// Docker26 is the tree of a host with Docker 26.1: Debian 13, with the CRIU of the release after it, since its own fails on
+// recent kernels.
+func Docker26(preload string, extra ...string) Spec {
+	s := Default(preload, append(slices.Clone(extra), DockerPackages...)...)
+	s.Suite, s.NewerSuite, s.Newer = "trixie", "forky", []string{"criu"}
+	s.Packages = slices.DeleteFunc(s.Packages, func(p string) bool { return slices.Contains(s.Newer, p) })
+	return s
+}
+
+// DockerPackages are those of Docker.
+var DockerPackages = []string{"docker-cli", "docker.io"}
 
 // Larder is a tree that no host runs: what images are made of, beyond what hosts have.
 func Larder(packages []string) Spec {
@@ -76,8 +91,11 @@ func Build(ctx context.Context, c cache.Cache, spec Spec, log *slog.Logger) (str
 }
 
 func (s Spec) key() string {
-	return cache.Key("root", builderVersion, runtime.GOARCH, s.Suite,
-		strings.Join(s.Packages, " "), s.Preload, criuWrapper)
+	inputs := []string{builderVersion, runtime.GOARCH, s.Suite, strings.Join(s.Packages, " "), s.Preload, criuWrapper}
+	if len(s.Newer) > 0 {
+		inputs = append(inputs, s.NewerSuite, strings.Join(s.Newer, " "))
+	}
+	return cache.Key("root", inputs...)
 }
 
 func (s Spec) build(ctx context.Context, tree string) error {

@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os/exec"
 	"strings"
 
 	"github.com/containerd/errdefs"
 
 	"migrate/internal/cni"
 	"migrate/internal/engine"
+	"migrate/internal/engine/local"
 )
 
 // CheckFree implements engine.Engine. It asks everything before the first byte is shipped, and changes nothing.
@@ -32,15 +32,15 @@ func (e *Engine) CheckFree(ctx context.Context, c *engine.Container) error {
 
 // checkTools compares runc and CRIU with the oldest that can restore here.
 func (e *Engine) checkTools(ctx context.Context, _ *engine.Container) error {
-	kernel, err := kernelRelease()
+	kernel, err := local.KernelRelease()
 	if err != nil {
 		return err
 	}
-	if err := checkTool("runc", e.opts.Runc, e.toolVersion(ctx, e.opts.Runc, runcVersion), oldestRunc, ""); err != nil {
+	if err := local.CheckTool("runc", e.opts.Runc, local.ToolVersion(ctx, e.log, e.opts.Runc, local.RuncVersion), local.OldestRunc, ""); err != nil {
 		return err
 	}
-	oldest, why := oldestCRIU(kernel)
-	return checkTool("CRIU", e.opts.CRIU, e.toolVersion(ctx, e.opts.CRIU, criuVersion), oldest, why)
+	oldest, why := local.OldestCRIU(kernel)
+	return local.CheckTool("CRIU", e.opts.CRIU, local.ToolVersion(ctx, e.log, e.opts.CRIU, local.CRIUVersion), oldest, why)
 }
 
 // checkRuntime asks containerd for the shim and the snapshotter. A peer's runtime options must be ones it may choose.
@@ -113,23 +113,4 @@ func taken(err error) error {
 		return fmt.Errorf("%w: %w", engine.ErrExists, err)
 	}
 	return err
-}
-
-// checkTool compares a tool's version with the oldest that will do.
-func checkTool(name, binary, have string, oldest version, why string) error {
-	if have == "" {
-		path, err := exec.LookPath(binary)
-		if err != nil {
-			return fmt.Errorf("%s is missing on this host (%s): install it, or name its binary: %w", name, binary, err)
-		}
-		return fmt.Errorf("%s at %s does not tell its version: reinstall it", name, path)
-	}
-	v, err := parseVersion(have)
-	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	if v.less(oldest) {
-		return fmt.Errorf("%s %s is too old%s: install %s or newer: %w", name, have, why, oldest, engine.ErrUnsupported)
-	}
-	return nil
 }

@@ -259,7 +259,7 @@ func (b *bench) adapt(t *testing.T, c *engine.Container) {
 }
 
 // checkpoint freezes the source, dumps it with runc and copies the RW layer, as an agent would.
-func (b *bench) checkpoint(t *testing.T, c *engine.Container, h *engine.Handles, upper string) (engine.Checkpoint, json.RawMessage) {
+func (b *bench) checkpoint(t *testing.T, c *engine.Container, h *engine.Handles, upper string) engine.Checkpoint {
 	t.Helper()
 	if err := b.src.Pause(t.Context(), h.RuntimeID); err != nil {
 		t.Fatalf("Pause: %v", err)
@@ -268,7 +268,7 @@ func (b *bench) checkpoint(t *testing.T, c *engine.Container, h *engine.Handles,
 	run(t, h.RuntimePath, "--root", h.RuntimeRoot, "checkpoint", "--leave-running", "--tcp-established", "--manage-cgroups-mode=soft",
 		"--image-path", images, "--work-path", work, h.RuntimeID)
 	run(t, "cp", "-a", h.Upper+"/.", upper)
-	return engine.Checkpoint{ImagePath: images, WorkPath: t.TempDir(), Stdio: c.Stdio}, c.Spec
+	return engine.Checkpoint{ImagePath: images, WorkPath: t.TempDir(), Stdio: c.Stdio}
 }
 
 func run(t *testing.T, name string, args ...string) {
@@ -376,8 +376,8 @@ func (b *bench) restore(t *testing.T, c *engine.Container, h *engine.Handles) (u
 		check(t, b.dst.Retire(context.Background(), c.ID, false))
 		check(t, release(context.Background()))
 	}
-	cp, spec := b.checkpoint(t, c, h, upper)
-	_, err = b.dst.Register(ctx, c, spec)
+	cp := b.checkpoint(t, c, h, upper)
+	_, err = b.dst.Register(ctx, c, c.Spec)
 	check(t, err)
 	if _, err = b.dst.PrepareTask(ctx, c, cp); err == nil {
 		_, err = b.dst.StartTask(ctx, c)
@@ -405,8 +405,8 @@ func TestStartTaskReturnsOnCancel(t *testing.T) {
 	check(t, err)
 	upper, rootfs, err := b.dst.PrepareRootfs(hold, c)
 	check(t, err)
-	cp, spec := b.checkpoint(t, c, h, upper)
-	spec, letGo := heldByHook(t, spec)
+	cp := b.checkpoint(t, c, h, upper)
+	spec, letGo := heldByHook(t, c.Spec)
 	record, err := b.dst.Register(hold, c, spec)
 	check(t, err)
 	task, err := b.dst.PrepareTask(hold, c, cp)

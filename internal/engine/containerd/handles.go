@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/containerd/api/types/runc/options"
@@ -15,6 +13,7 @@ import (
 	"github.com/containerd/typeurl/v2"
 
 	"migrate/internal/engine"
+	"migrate/internal/engine/local"
 )
 
 // handles gathers what a dump needs.
@@ -47,11 +46,11 @@ func (e *Engine) handles(ctx context.Context, s *subject, c *engine.Container) (
 	if h.Bundle, err = e.bundle(r.ID, h.Pid); err != nil {
 		return nil, err
 	}
-	state, err := readRuncState(h.RuntimeRoot, r.ID)
+	state, err := local.ReadRuncState(h.RuntimeRoot, r.ID)
 	if err != nil {
 		return nil, err
 	}
-	h.CRIUConfig, h.Mounts, h.CgroupFreeze, h.Passed = state.criuConfig(), state.bindMounts(), state.freezer(), state.Descriptors
+	h.CRIUConfig, h.Mounts, h.CgroupFreeze, h.Passed = state.CRIUConfig(), state.BindMounts(), state.Freezer(), state.Descriptors
 	return h, nil
 }
 
@@ -95,7 +94,7 @@ func (e *Engine) bundle(id string, pid int) (string, error) {
 	if _, err := os.Stat(filepath.Join(dir, "config.json")); err == nil {
 		return dir, nil
 	}
-	shim, err := parent(pid)
+	shim, err := local.Parent(pid)
 	if err != nil {
 		return "", err
 	}
@@ -107,17 +106,4 @@ func (e *Engine) bundle(id string, pid int) (string, error) {
 		return "", fmt.Errorf("find bundle: neither %s nor the shim's %s holds one: name containerd's state directory", e.bundleDir(id), dir)
 	}
 	return dir, nil
-}
-
-func parent(pid int) (int, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0, fmt.Errorf("find the shim of pid %d: %w", pid, err)
-	}
-	for line := range strings.Lines(string(data)) {
-		if value, ok := strings.CutPrefix(line, "PPid:"); ok {
-			return strconv.Atoi(strings.TrimSpace(value))
-		}
-	}
-	return 0, fmt.Errorf("find the shim of pid %d: no PPid in its status", pid)
 }

@@ -33,27 +33,6 @@ func TestNewSaysWhatIsMissing(t *testing.T) {
 	}
 }
 
-func TestVersions(t *testing.T) {
-	for _, test := range []struct {
-		have   string
-		oldest version
-		ok     bool
-	}{
-		{"1.3.6", oldestRunc, true}, {"1.1.15+ds1", oldestRunc, true}, {"1.0.3", oldestRunc, false}, {"2.0-rc1", oldestRunc, true},
-		{"3.16.1", criuAny, true}, {"3.9", criuAny, false}, {"4.1.1", criuForNewKernel, false}, {"4.2.1", criuForNewKernel, true},
-		{"", oldestRunc, false}, {"devel", oldestRunc, false},
-	} {
-		if err := checkTool("tool", "no-such-tool", test.have, test.oldest, ""); (err == nil) != test.ok {
-			t.Errorf("checkTool(%q, %v) = %v", test.have, test.oldest, err)
-		}
-	}
-	for kernel, want := range map[string]version{"6.18.44-fc": criuForNewKernel, "6.16.0": criuForNewKernel, "6.12.1": criuAny, "5.15.0-91-generic": criuAny, "7.0": criuForNewKernel} {
-		if got, _ := oldestCRIU(kernel); got != want {
-			t.Errorf("oldestCRIU(%s) = %v, want %v", kernel, got, want)
-		}
-	}
-}
-
 func TestUpperDir(t *testing.T) {
 	overlay := mount.Mount{Type: "overlay", Source: "overlay", Options: []string{"workdir=/s/1/work", "upperdir=/s/1/fs", "lowerdir=/s/0/fs"}}
 	bind := mount.Mount{Type: "bind", Source: "/s/1/fs", Options: []string{"rw", "rbind"}}
@@ -156,29 +135,6 @@ func TestPeersChooseNoBinaries(t *testing.T) {
 	}
 	if _, err := safeRuntimeOptions(&engine.TypedAny{TypeURL: "x/y", Value: []byte("z")}); !errors.Is(err, engine.ErrUnsupported) {
 		t.Errorf("unknown options: %v, want ErrUnsupported", err)
-	}
-}
-
-func TestRuncState(t *testing.T) {
-	dir := t.TempDir()
-	freeze := filepath.Join(dir, "cgroup.freeze")
-	state := `{"cgroup_paths":{"":"` + dir + `"},"config":{"labels":["bundle=/b","org.criu.config=/c"],"mounts":[
-		{"device":"bind","destination":"/data"},{"device":"tmpfs","destination":"/run"}]}}`
-	for _, err := range []error{os.Mkdir(filepath.Join(dir, "web"), 0o700), os.WriteFile(freeze, nil, 0o600),
-		os.WriteFile(filepath.Join(dir, "web", "state.json"), []byte(state), 0o600)} {
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	s, err := readRuncState(dir, "web")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if s.criuConfig() != "/c" || s.freezer() != freeze || len(s.bindMounts()) != 1 || s.bindMounts()[0] != "/data" {
-		t.Errorf("state says %q, %q, %v", s.criuConfig(), s.freezer(), s.bindMounts())
-	}
-	if got := (&runcState{}).criuConfig(); got != defaultCRIUConfig {
-		t.Errorf("criuConfig without annotation = %q", got)
 	}
 }
 

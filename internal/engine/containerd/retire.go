@@ -20,7 +20,7 @@ import (
 // namespace still holds: its network namespace is made anew, empty but for loopback. It can be started again, and then
 // has no network until its owner attaches one.
 func (e *Engine) Retire(ctx context.Context, id string, keep bool) error {
-	record, err := e.retiring(ctx, id)
+	record, err := e.forsake(ctx, id)
 	if errors.Is(err, engine.ErrNotFound) {
 		return nil
 	} else if err != nil {
@@ -38,8 +38,16 @@ func (e *Engine) Retire(ctx context.Context, id string, keep bool) error {
 	return e.removeRecord(ctx, record.ID, record.Snapshotter, record.SnapshotKey)
 }
 
-// retiring fetches the record and first of all stops containerd's restart monitor from reviving the dead.
-func (e *Engine) retiring(ctx context.Context, id string) (containers.Container, error) {
+// Forsake implements engine.Engine.
+func (e *Engine) Forsake(ctx context.Context, id string) error {
+	if _, err := e.forsake(ctx, id); err != nil && !errors.Is(err, engine.ErrNotFound) {
+		return err
+	}
+	return nil
+}
+
+// forsake fetches the record and stops containerd's restart monitor from reviving the dead.
+func (e *Engine) forsake(ctx context.Context, id string) (containers.Container, error) {
 	ctx, cancel := e.call(ctx, callLimit)
 	defer cancel()
 	record, err := e.record(ctx, id)

@@ -18,7 +18,6 @@ type arriving struct {
 	b     *Bench
 	c     *engine.Container
 	h     *engine.Handles
-	spec  json.RawMessage
 	cp    engine.Checkpoint
 	upper string
 
@@ -46,6 +45,9 @@ var steps = []step{
 		ingest(a.ctx, a.t, a.b, a.c.Image)
 		return a.b.Dest.PrepareImage(a.ctx, a.c)
 	}},
+	{"Register", func(a *arriving) (engine.Undo, error) {
+		return a.b.Dest.Register(a.ctx, a.c, a.c.Spec)
+	}},
 	{"PrepareRootfs", func(a *arriving) (engine.Undo, error) {
 		upper, undo, err := a.b.Dest.PrepareRootfs(a.ctx, a.c)
 		if err == nil {
@@ -55,9 +57,6 @@ var steps = []step{
 	}},
 	{"SetupNetwork", func(a *arriving) (engine.Undo, error) {
 		return a.b.Dest.SetupNetwork(a.ctx, a.c, nil)
-	}},
-	{"Register", func(a *arriving) (engine.Undo, error) {
-		return a.b.Dest.Register(a.ctx, a.c, a.spec)
 	}},
 }
 
@@ -71,7 +70,7 @@ func arrive(ctx context.Context, t *testing.T, b *Bench) *arriving {
 	c, h := inspect(ctx, t, b, b.Start(t, engine.StatusRunning))
 	c = roundTrip(t, c)
 	b.Adapt(t, c)
-	a := &arriving{t: t, b: b, c: c, h: h, spec: c.Spec, ctx: ctx}
+	a := &arriving{t: t, b: b, c: c, h: h, ctx: ctx}
 	t.Cleanup(func() { // for tests that give up half-way
 		a.ctx = context.WithoutCancel(a.ctx)
 		a.undo()
@@ -177,7 +176,7 @@ func testCheckFree(ctx context.Context, t *testing.T, b *Bench) {
 		}
 	}
 	for _, s := range steps {
-		if s.name == "PrepareImage" || s.name == "SetupNetwork" && a.c.Network.Mode != engine.NetworkCNI {
+		if s.name == "PrepareImage" || s.name == "SetupNetwork" && a.c.Network.Mode != engine.NetworkCNI || s.name == "PrepareRootfs" && a.c.SnapshotKey == "" {
 			continue // these may be shared, or do nothing
 		}
 		if _, err := s.run(a); !errors.Is(err, engine.ErrExists) {
@@ -275,7 +274,7 @@ func (a *arriving) restoreSteps() {
 	a.t.Helper()
 	for _, s := range steps {
 		if s.name == "SetupNetwork" {
-			a.cp, a.spec = a.b.Checkpoint(a.t, a.c, a.h, a.upper)
+			a.cp = a.b.Checkpoint(a.t, a.c, a.h, a.upper)
 		}
 		a.do(s)
 	}

@@ -146,6 +146,9 @@ func (e *Engine) PrepareRootfs(ctx context.Context, c *engine.Container) (string
 	}), nil
 }
 
+// OutputLog implements engine.Engine.
+func (e *Engine) OutputLog(context.Context, *engine.Container) (string, error) { return "", nil }
+
 // SetupNetwork implements engine.Engine.
 func (e *Engine) SetupNetwork(ctx context.Context, c *engine.Container, lock func(netns string) error) (engine.Undo, error) {
 	if err := e.enter(ctx, OpSetupNetwork, c.ID); err != nil {

@@ -43,6 +43,7 @@ const (
 	OpRelease       = "release"
 	OpIngestBlob    = "ingest-blob"
 	OpPrepareImage  = "prepare-image"
+	OpForsake       = "forsake"
 	OpPrepareRootfs = "prepare-rootfs"
 	OpSetupNetwork  = "setup-network"
 	OpRegister      = "register"

@@ -2,7 +2,6 @@ package fake_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"testing"
@@ -27,11 +26,11 @@ func TestConformance(t *testing.T) {
 			},
 			Adapt: func(*testing.T, *engine.Container) {},
 			Left:  func(*testing.T) []string { return dst.Left() },
-			Checkpoint: func(t *testing.T, c *engine.Container, _ *engine.Handles, _ string) (engine.Checkpoint, json.RawMessage) {
+			Checkpoint: func(t *testing.T, c *engine.Container, _ *engine.Handles, _ string) engine.Checkpoint {
 				if err := src.Pause(t.Context(), c.ID); err != nil {
 					t.Fatalf("Pause: %v", err)
 				}
-				return engine.Checkpoint{ImagePath: "/nowhere", Stdio: c.Stdio}, c.Spec
+				return engine.Checkpoint{ImagePath: "/nowhere", Stdio: c.Stdio}
 			},
 		}
 	})

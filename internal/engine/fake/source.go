@@ -138,6 +138,9 @@ func (e *Engine) become(id string, s engine.Status) error {
 	return nil
 }
 
+// Forsake implements engine.Engine. Nothing here starts containers anew.
+func (e *Engine) Forsake(ctx context.Context, id string) error { return e.enter(ctx, OpForsake, id) }
+
 // Retire implements engine.Engine.
 func (e *Engine) Retire(ctx context.Context, id string, keep bool) error {
 	if err := e.enter(ctx, OpRetire, id); err != nil {

@@ -1,0 +1,164 @@
+package docker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/api/types/system"
+	"github.com/moby/moby/client"
+
+	"migrate/internal/engine"
+	"migrate/internal/engine/local"
+)
+
+// CheckFree implements engine.Engine. It asks everything before the first byte is shipped, and changes nothing.
+func (e *Engine) CheckFree(ctx context.Context, c *engine.Container) error {
+	if err := validName(c.ID); err != nil {
+		return err
+	}
+	if c.Engine != Name {
+		return fmt.Errorf("container %q is one of %s: %w: this is Docker", c.ID, c.Engine, engine.ErrUnsupported)
+	}
+	if err := e.checkTools(ctx); err != nil {
+		return err
+	}
+	info, err := e.daemon(ctx)
+	if err != nil {
+		return err
+	}
+	if err := e.checkDaemon(ctx, info, c); err != nil {
+		return err
+	}
+	o, err := decodeOptions(c)
+	if err != nil {
+		return err
+	}
+	s, err := decodeSpec(c.Spec)
+	if err != nil {
+		return err
+	}
+	if _, err := safeHostConfig(o.HostConfig, s); err != nil {
+		return err
+	}
+	if err := e.checkName(ctx, c.ID); err != nil {
+		return err
+	}
+	if err := e.checkNetworks(ctx, c); err != nil {
+		return err
+	}
+	return checkPorts(o.HostConfig)
+}
+
+func (e *Engine) checkTools(ctx context.Context) error {
+	kernel, err := local.KernelRelease()
+	if err != nil {
+		return err
+	}
+	if err := local.CheckTool("runc", e.opts.Runc, local.ToolVersion(ctx, e.log, e.opts.Runc, local.RuncVersion), local.OldestRunc, ""); err != nil {
+		return err
+	}
+	oldest, why := local.OldestCRIU(kernel)
+	return local.CheckTool("CRIU", e.opts.CRIU, local.ToolVersion(ctx, e.log, e.opts.CRIU, local.CRIUVersion), oldest, why)
+}
+
+// checkDaemon asks what of the daemon a restore depends on.
+func (e *Engine) checkDaemon(ctx context.Context, info system.Info, c *engine.Container) error {
+	if !info.ExperimentalBuild {
+		return unfit("set \"experimental\": true in /etc/docker/daemon.json and restart Docker",
+			"Docker starts containers from checkpoints only with experimental features on")
+	}
+	if err := checkStorage(info); err != nil {
+		return err
+	}
+	if c.Network.Mode != engine.NetworkManaged && c.Network.Mode != engine.NetworkNone {
+		return nil
+	}
+	ok, err := e.fillsNamespaces(ctx, info)
+	if err != nil || ok {
+		return err
+	}
+	return unfit("use Docker before 28 at the destination; or give the container the host's network (--network host), or that of a container that runs there (--network container:NAME)",
+		"Docker %s cannot restore a container into a network namespace that the runtime makes: it looks for the namespace before there is a process", info.ServerVersion)
+}
+
+// unfit is a refusal of what cannot be moved, or not here, with what to do about it.
+func unfit(remedy, format string, args ...any) error {
+	return &engine.Advice{Err: fmt.Errorf("%s: %w", fmt.Sprintf(format, args...), engine.ErrUnsupported), Remedy: remedy}
+}
+
+// lastGood is the last version of the daemon whose runtime hook gives it the namespace of a container that is being restored.
+const lastGood = 27
+
+// fillsNamespaces looks whether the daemon attaches containers by a hook of the runtime, which restores call too. Daemons that do
+// not, attach them when the runtime has told the pid, and a restore has none by then. Without a container to look at, the version
+// has to tell.
+func (e *Engine) fillsNamespaces(ctx context.Context, info system.Info) (bool, error) {
+	cctx, cancel := e.call(ctx, callLimit)
+	defer cancel()
+	all, err := e.api.ContainerList(cctx, client.ContainerListOptions{})
+	if err != nil {
+		return false, fmt.Errorf("list containers: %w", err)
+	}
+	for _, other := range all.Items {
+		mode := container.NetworkMode(other.HostConfig.NetworkMode)
+		if mode.IsHost() || mode.IsContainer() {
+			continue
+		}
+		state, err := local.ReadRuncState(e.runtimeRoot(), other.ID)
+		if err != nil {
+			continue // it may just have ended
+		}
+		if s, err := readSpec(state.Bundle()); err == nil {
+			return hasSetKey(s), nil
+		}
+	}
+	v, err := local.ParseVersion(info.ServerVersion)
+	if err != nil {
+		return false, fmt.Errorf("version of Docker: %w", err)
+	}
+	return v.Major <= lastGood, nil
+}
+
+func (e *Engine) checkName(ctx context.Context, name string) error {
+	_, err := e.look(ctx, name)
+	switch {
+	case errors.Is(err, engine.ErrNotFound):
+		return nil
+	case err != nil:
+		return err
+	}
+	return fmt.Errorf("%s %w on this host: remove it, or choose another name", what(name), engine.ErrExists)
+}
+
+// checkPorts tries whether the ports that the container publishes are free.
+func checkPorts(h *container.HostConfig) error {
+	for port, bindings := range h.PortBindings {
+		for _, b := range bindings {
+			if err := checkPort(port, b); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func checkPort(port network.Port, b network.PortBinding) error {
+	if n, err := strconv.Atoi(b.HostPort); err != nil || n == 0 || string(port.Proto()) != "tcp" {
+		return nil // the daemon chooses, or says itself that it does not work
+	}
+	host := ""
+	if b.HostIP.IsValid() {
+		host = b.HostIP.String()
+	}
+	l, err := net.Listen("tcp", net.JoinHostPort(strings.TrimSpace(host), b.HostPort))
+	if err != nil {
+		return fmt.Errorf("the container publishes %s at port %s of the host, where %w: %w: free the port", port, b.HostPort, engine.ErrExists, err)
+	}
+	return l.Close()
+}

@@ -1,0 +1,102 @@
+package docker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/moby/moby/client"
+
+	"migrate/internal/engine"
+	"migrate/internal/engine/local"
+)
+
+// Pause implements engine.Engine. Health checks and docker-exec(1) have processes in the container that do not descend from its
+// first one: a dump would leave them out. The container goes on then, to be paused again when they have ended.
+func (e *Engine) Pause(ctx context.Context, id string) error {
+	cctx, cancel := e.call(ctx, callLimit)
+	defer cancel()
+	_, err := e.api.ContainerPause(cctx, id, client.ContainerPauseOptions{})
+	if err == nil {
+		return e.alone(ctx, id)
+	}
+	if strings.Contains(err.Error(), unableToFreeze) {
+		err = fmt.Errorf("%w: %w", engine.ErrBusy, err)
+	}
+	return e.settled(ctx, id, "pause", engine.StatusPaused, err)
+}
+
+// unableToFreeze is what runc says when the freezer of version 1 does not get hold of all tasks in time.
+const unableToFreeze = "unable to freeze"
+
+// alone lets a paused container go on that has guests.
+func (e *Engine) alone(ctx context.Context, id string) error {
+	r, err := e.look(ctx, id)
+	if err != nil {
+		return err
+	}
+	guest, err := guestOf(r.State.Pid)
+	if err == nil && guest == 0 {
+		return nil
+	}
+	if err == nil {
+		err = fmt.Errorf("%w: process %d in %s belongs to a health check or to docker exec", engine.ErrBusy, guest, what(id))
+	}
+	return errors.Join(err, e.Resume(context.WithoutCancel(ctx), id))
+}
+
+// guestOf finds a process that the container's shim started beside the container's first one, or 0: shims take in what the runtime
+// leaves, and a runtime that is still about to start something is their child, too.
+func guestOf(init int) (int, error) {
+	shim, err := local.Parent(init)
+	if err != nil {
+		return 0, err
+	}
+	dirs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		return 0, err
+	}
+	for _, dir := range dirs {
+		pid, err := strconv.Atoi(filepath.Base(dir))
+		if err != nil || pid == init {
+			continue
+		}
+		if parent, err := local.Parent(pid); err == nil && parent == shim {
+			return pid, nil
+		}
+	}
+	return 0, nil
+}
+
+// Resume implements engine.Engine.
+func (e *Engine) Resume(ctx context.Context, id string) error {
+	cctx, cancel := e.call(ctx, callLimit)
+	defer cancel()
+	_, err := e.api.ContainerUnpause(cctx, id, client.ContainerUnpauseOptions{})
+	if err == nil {
+		return nil
+	}
+	return e.settled(ctx, id, "resume", engine.StatusRunning, err)
+}
+
+// settled looks after a refusal whether the container is what it was to become.
+func (e *Engine) settled(ctx context.Context, id, verb string, want engine.Status, cause error) error {
+	c, err := e.look(ctx, id)
+	if err != nil {
+		return err
+	}
+	switch s := status(c.State); s {
+	case want:
+		return nil
+	case engine.StatusStopped, engine.StatusCreated:
+		return fmt.Errorf("%s %s: %w", verb, what(id), engine.ErrNotRunning)
+	default:
+		return fmt.Errorf("%s %s, which is %s: %w", verb, what(id), s, cause)
+	}
+}
+
+// Shield implements engine.Engine. The daemon starts nothing anew that is paused, and Forsake comes before the processes end.
+func (e *Engine) Shield(context.Context, string) (engine.Undo, error) { return local.Nothing, nil }

@@ -1,0 +1,128 @@
+package docker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/client"
+	"golang.org/x/sys/unix"
+
+	"migrate/internal/engine"
+	"migrate/internal/engine/local"
+)
+
+// killPoll is how often a container that was killed is looked at; tryLimit bounds one question to a daemon that may be busy with it.
+const (
+	killPoll = 20 * time.Millisecond
+	tryLimit = 3 * time.Second
+)
+
+// Forsake implements engine.Engine.
+func (e *Engine) Forsake(ctx context.Context, id string) error {
+	r, err := e.look(ctx, id)
+	if errors.Is(err, engine.ErrNotFound) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if r.HostConfig.RestartPolicy.IsNone() || r.HostConfig.AutoRemove {
+		return nil
+	}
+	ctx, cancel := e.call(ctx, callLimit)
+	defer cancel()
+	none := container.RestartPolicy{Name: container.RestartPolicyDisabled}
+	if _, err := e.api.ContainerUpdate(ctx, r.ID, client.ContainerUpdateOptions{RestartPolicy: &none}); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("turn off the restart policy of %s: %w", what(id), err)
+	}
+	return nil
+}
+
+// Retire implements engine.Engine. A container that is kept has no restart policy any more, so that nobody starts it by mistake.
+// Volumes stay.
+func (e *Engine) Retire(ctx context.Context, id string, keep bool) error {
+	r, err := e.look(ctx, id)
+	if errors.Is(err, engine.ErrNotFound) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if err := e.Forsake(ctx, r.ID); err != nil {
+		return err
+	}
+	if err := e.end(ctx, r.ID); err != nil || keep {
+		return err
+	}
+	return e.remove(r.ID)(ctx)
+}
+
+// end kills all processes of the container, frozen or not, and returns when the daemon knows. A container that is gone is no error.
+func (e *Engine) end(ctx context.Context, id string) error {
+	ctx, cancel := e.call(ctx, killLimit)
+	defer cancel()
+	for {
+		gone, err := e.tryEnd(ctx, id)
+		if gone {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("end %s: %w (last: %v): see `docker ps -a`", what(id), ctx.Err(), err)
+		case <-time.After(killPoll):
+		}
+	}
+}
+
+// tryEnd does one round: look, then kill. Every process is killed before the daemon, for that signal, thaws them.
+func (e *Engine) tryEnd(ctx context.Context, id string) (gone bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, tryLimit)
+	defer cancel()
+	r, err := e.look(ctx, id)
+	if errors.Is(err, engine.ErrNotFound) {
+		return true, nil
+	} else if err != nil {
+		return false, err
+	}
+	if !r.State.Running && !r.State.Paused && !r.State.Restarting {
+		return true, nil
+	}
+	if state, err := local.ReadRuncState(e.runtimeRoot(), r.ID); err == nil {
+		pids, _ := state.Pids() // those that are left, if any
+		for _, pid := range pids {
+			_ = unix.Kill(pid, unix.SIGKILL) // it may be gone
+		}
+	}
+	_, err = e.api.ContainerKill(ctx, r.ID, client.ContainerKillOptions{Signal: "KILL"})
+	return false, err
+}
+
+// remove deletes the container, whatever state it is in.
+func (e *Engine) remove(id string) engine.Undo {
+	return func(ctx context.Context) error {
+		if err := e.end(ctx, id); err != nil {
+			return err
+		}
+		if err := hideCheckpoint(e.checkpointDir(id)); err != nil {
+			return err
+		}
+		ctx, cancel := e.call(ctx, killLimit)
+		defer cancel()
+		for {
+			_, err := e.api.ContainerRemove(ctx, id, client.ContainerRemoveOptions{Force: true})
+			if err == nil || errdefs.IsNotFound(err) {
+				return nil
+			}
+			if !errdefs.IsConflict(err) { // a removal that is under way already is waited for
+				return fmt.Errorf("remove %s: %w", what(id), err)
+			}
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("remove %s: %w", what(id), err)
+			case <-time.After(killPoll):
+			}
+		}
+	}
+}
