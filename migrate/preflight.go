@@ -182,9 +182,22 @@ func (s *sender) note(fs []preflight.Finding) {
 		}
 		s.rep.Findings = append(s.rep.Findings, f)
 		if f.Severity == preflight.Degrades {
-			s.clock.Note(strings.TrimSpace(fmt.Sprintf("%s: %s %s", f.Code, f.Thing, f.Reason)))
+			s.clock.Note(oneLine(f))
 		}
 	}
+}
+
+// oneLine is what was found, and why that matters.
+func oneLine(f preflight.Finding) string {
+	text := f.Code + ": "
+	if t := f.Thing.String(); t != "" {
+		text += t + ": "
+	}
+	text += f.Reason
+	if f.More > 0 {
+		text += fmt.Sprintf(" (and %d more)", f.More)
+	}
+	return text
 }
 
 // Refusal makes a Fault of findings that block.
@@ -195,15 +208,7 @@ func Refusal(container string, block []preflight.Finding) *fail.Fault {
 	}
 	var why, remedies []string
 	for _, b := range block {
-		text := b.Code + ": "
-		if t := b.Thing.String(); t != "" {
-			text += t + ": "
-		}
-		text += b.Reason
-		if b.More > 0 {
-			text += fmt.Sprintf(" (and %d more)", b.More)
-		}
-		why = append(why, text)
+		why = append(why, oneLine(b))
 		if b.Remedy != "" && !slices.Contains(remedies, b.Remedy) {
 			remedies = append(remedies, b.Remedy)
 		}
