@@ -144,11 +144,14 @@ func TestPortMapping(t *testing.T) {
 func TestOtherNetwork(t *testing.T) {
 	t.Parallel()
 	const id, bound = "elsewhere", "elsewhere-bound"
-	conf := addNetwork(t, "nat3", natConf("nat3", 79), hostB)
+	// none of them gives out the addresses of the other tests' containers
+	confs := map[*testbed.Host]string{hostB: addNetwork(t, "nat3", natConf("nat3", 79), hostB), hostA: addNetwork(t, "nat4", natConf("nat4", 78), hostA)}
 	to, back := startAgent(t, hostB), startAgent(t, hostA)
 	s := runServer(t, hostA, id, serverFlags{memory: 1})
 	t.Cleanup(func() {
-		_, _ = try(hostB, child.DetachCommand(child.Attachment{ID: id, Netns: "/run/netns/" + id, Confs: []string{conf}})...)
+		for h, conf := range confs {
+			_, _ = try(h, child.DetachCommand(child.Attachment{ID: id, Netns: "/run/netns/" + id, Confs: []string{conf}})...)
+		}
 	})
 	address := newAddress()
 	other := attachedServer(t, hostA, testbed.ContainerSpec{ID: bound, IP: address, Args: []string{"workload", "server", "--listen=" + address + ":7000", "--memory-mib", "1"}})
@@ -179,9 +182,9 @@ func TestOtherNetwork(t *testing.T) {
 	reached(t, hostB, rep.Addresses, "172.31.79.")
 	assertNothingUnderWay(t, hostB, to.dir)
 
-	rep = send(t, hostB, id, back, "--json", "--network", "nat3=mt").moved(t)
+	rep = send(t, hostB, id, back, "--json", "--network", "nat3=nat4").moved(t)
 	s.assertMoved(t, hostB, hostA)
-	reached(t, hostC, rep.Addresses, "10.")
+	reached(t, hostA, rep.Addresses, "172.31.78.")
 	assertOutputWhole(t, id, hostA)
 	assertNothingUnderWay(t, hostA, back.dir)
 }
