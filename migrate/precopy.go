@@ -336,13 +336,17 @@ func (s *sender) sendCheck(ctx context.Context, shared []precopy.Shared) error {
 	if err != nil {
 		return err
 	}
+	kernels, err := criu.KernelWrites(s.stage.Images())
+	if err != nil {
+		return fmt.Errorf("check memory: %w", err)
+	}
 	var list []memcheck.Space
 	for _, sp := range spaces {
 		ranges, err := track.WithoutKernels(sp.Pid, sp.Ranges)
 		if err != nil {
 			return fmt.Errorf("check memory: %w", err)
 		}
-		list = append(list, memcheck.Space{ID: int32(sp.VPid), Memory: memcheck.Process(sp.Pid), Ranges: ranges})
+		list = append(list, memcheck.Space{ID: int32(sp.VPid), Memory: memcheck.Without{Memory: memcheck.Process(sp.Pid), Bytes: kernels[sp.VPid]}, Ranges: ranges})
 	}
 	for _, sh := range shared {
 		if sh.Object.Handle.VPid > 0 { // else the destination has no way to it

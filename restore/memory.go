@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"migrate/internal/criu"
 	"migrate/internal/criu/pagemap"
 	"migrate/internal/fail"
 	"migrate/internal/memcheck"
@@ -259,12 +260,16 @@ func (r *receiver) verifyMemory(init int) (*memcheck.Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	kernels, err := criu.KernelWrites(r.stage.Images())
+	if err != nil {
+		return nil, err
+	}
 	f, err := os.Open(r.checkPath())
 	if err != nil {
 		return nil, fmt.Errorf("open the page check: %w", err)
 	}
 	defer f.Close()
-	view := &restoredMemory{pids: pids, shared: r.memory.shared}
+	view := &restoredMemory{pids: pids, kernels: kernels, shared: r.memory.shared}
 	defer view.close()
 	res, err := memcheck.Compare(f, view.open)
 	if err != nil {

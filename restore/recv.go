@@ -90,6 +90,7 @@ type receiver struct {
 	undos    []undo
 	network  chan error // result of SetupNetwork
 	started  chan startResult
+	pids     chan error  // how PassPids went
 	taskUndo engine.Undo // of the task that PrepareTask made
 	steps    map[string]float64
 	note     incoming

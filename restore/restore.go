@@ -111,6 +111,7 @@ func (r *receiver) restore(ctx context.Context) error {
 	}
 	r.log.Debug("held", "init", ev.Pid)
 	r.step("hold", began)
+	r.passPids(ev.Pid)
 	if err := r.guardMemory(ev.Pid); err != nil {
 		return err
 	}
@@ -130,6 +131,19 @@ func (r *receiver) restore(ctx context.Context) error {
 	}
 	return proto.Send(ctx, r.sess, proto.Ready, msg)
 }
+
+// passPids has the container go on with its pids where it was, while the hand-over goes on.
+func (r *receiver) passPids(init int) {
+	r.pids = make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), pidsLimit)
+		defer cancel()
+		r.pids <- criu.PassPids(ctx, init, r.stage.Images())
+	}()
+}
+
+// pidsLimit bounds what takes some milliseconds.
+const pidsLimit = 5 * time.Second
 
 // awaitHeld waits for the hook, or for a restore that fails before it.
 func (r *receiver) awaitHeld(ctx context.Context) (criu.Event, error) {
@@ -227,6 +241,9 @@ func (r *receiver) resume(ctx context.Context) (pid int, err error) {
 	}
 	if err := r.openNetwork(); err != nil {
 		return 0, err
+	}
+	if err := <-r.pids; err != nil {
+		r.log.Warn("pids of new processes begin anew", "err", err)
 	}
 	if err := r.hook.Release(true); err != nil {
 		return 0, err

@@ -179,9 +179,10 @@ func (m *memory) put(f sharedFill, pids map[int]int, buf []byte) error {
 
 // restoredMemory finds memory for a check of it.
 type restoredMemory struct {
-	pids   map[int]int
-	shared map[uint64]proto.Shared
-	opened []*shmem.Object
+	pids    map[int]int
+	kernels map[int][]track.Range // bytes that the kernel writes, by process
+	shared  map[uint64]proto.Shared
+	opened  []*shmem.Object
 }
 
 // open takes the number of a space.
@@ -191,7 +192,7 @@ func (v *restoredMemory) open(space int32) (memcheck.Memory, error) {
 		if !ok {
 			return nil, fmt.Errorf("process %d was not restored", space)
 		}
-		return memcheck.Process(pid), nil
+		return memcheck.Without{Memory: memcheck.Process(pid), Bytes: v.kernels[int(space)]}, nil
 	}
 	for id, s := range v.shared {
 		pid, ok := v.pids[s.Handle.VPid]

@@ -1,6 +1,6 @@
 // Package memcheck compares the memory of a restored container with that of its frozen original, page by page, before the first
 // instruction runs. The source hashes every page that the dump names as memory; the destination hashes the same pages of what it
-// restored.
+// restored. Left out are the few bytes in which the kernel itself notes on which CPU a thread runs; both ends have them from the image set.
 //
 // The stream, integers in little-endian:
 //
@@ -65,6 +65,26 @@ func (p Process) Read(addr uint64, b []byte) error {
 
 // Data implements Memory.
 func (Process) Data() ([]track.Range, error) { return nil, nil }
+
+// Without is memory without some of its bytes: they are read as zeros, so that they are the same at both ends whatever is there.
+type Without struct {
+	Memory
+	Bytes []track.Range
+}
+
+// Read implements Memory.
+func (w Without) Read(addr uint64, b []byte) error {
+	if err := w.Memory.Read(addr, b); err != nil {
+		return err
+	}
+	end := addr + uint64(len(b))
+	for _, r := range w.Bytes {
+		if from, to := max(addr, r.Start), min(end, r.End); from < to {
+			clear(b[from-addr : to-addr])
+		}
+	}
+	return nil
+}
 
 // Shared is shared memory.
 type Shared struct{ Object *shmem.Object }

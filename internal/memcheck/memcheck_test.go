@@ -82,6 +82,36 @@ func TestCompare(t *testing.T) {
 	}
 }
 
+// bytesAt are memory for a test in which single bytes are set.
+type bytesAt map[uint64]byte
+
+func (m bytesAt) Read(addr uint64, b []byte) error {
+	for i := range b {
+		b[i] = m[addr+uint64(i)]
+	}
+	return nil
+}
+
+func (bytesAt) Data() ([]track.Range, error) { return nil, nil }
+
+// TestWithout checks that nothing but the bytes that are left out may differ.
+func TestWithout(t *testing.T) {
+	cut := []track.Range{{Start: 3*p + 96, End: 3*p + 104}, {Start: 3*p + 116, End: 3*p + 124}, {Start: 300*p - 4, End: 300*p + 4}}
+	var b bytes.Buffer
+	if _, err := Write(&b, []Space{{ID: 5, Memory: Without{bytesAt{}, cut}, Ranges: []track.Range{{Start: 2 * p, End: 400 * p}}}}); err != nil {
+		t.Fatal(err)
+	}
+	for addr, differ := range map[uint64]int64{
+		3*p + 95: 1, 3*p + 96: 0, 3*p + 103: 0, 3*p + 104: 1, 3*p + 115: 1, 3*p + 116: 0, 3*p + 123: 0, 3*p + 124: 1,
+		300*p - 5: 1, 300*p - 4: 0, 300*p - 1: 0, 300 * p: 0, 300*p + 3: 0, 300*p + 4: 1, 4*p + 96: 1, 2*p + 96: 1,
+	} {
+		res, err := Compare(bytes.NewReader(b.Bytes()), func(int32) (Memory, error) { return Without{bytesAt{addr: 1}, cut}, nil })
+		if err != nil || res.Compared != 398 || res.Differing != differ {
+			t.Errorf("byte %#x changed: %+v, %v", addr, res, err)
+		}
+	}
+}
+
 // known is memory of which it is not known what else there is.
 type known struct{ pages }
 

@@ -21,7 +21,8 @@ type faulted struct {
 	cmd    *exec.Cmd
 	stderr rig.Tail
 	ended  chan struct{}
-	missed bool // the fault came too late
+	missed bool     // the fault came too late
+	before []string // records that the destination had of earlier moves
 }
 
 const kindFault = "fault" // after a fault something was not as it has to be
@@ -37,6 +38,11 @@ func (f *faulted) make(ctx context.Context, row *faultRow, r *row) (outcome stri
 			From: f.from.Name, Verify: f.verify, Seed: s.seed, Send: f.stderr.Text(), Agent: f.to.agent.Said.Take(),
 		}
 	}
+	before, err := f.records()
+	if err != nil {
+		return fail(err)
+	}
+	f.before = before
 	if err := f.start(ctx); err != nil {
 		return fail(err)
 	}

@@ -51,7 +51,7 @@ func (f *faulted) settle(ctx context.Context) (outcome string, byHand bool, err 
 			outcome = moved
 		case src == "" && (dst == "" || dst == "STOPPED"):
 			outcome = lost
-		case src == "PAUSED" && (dst == "" || dst == "RUNNING"):
+		case src == "PAUSED" && (dst == "" || dst == "RUNNING"), src == "STOPPED" && dst == "RUNNING" && f.sourceDied():
 			byHand, err = true, f.decide(ctx, dst == "RUNNING")
 		}
 		return outcome != "", err
@@ -62,7 +62,8 @@ func (f *faulted) settle(ctx context.Context) (outcome string, byHand bool, err 
 	return outcome, byHand, nil
 }
 
-// decide is what a person does about a container that is frozen at the source.
+// decide is what a person does about a container that is frozen at the source, or whose processes have been killed there, but whose
+// agent did not live to delete it.
 func (f *faulted) decide(ctx context.Context, runsThere bool) error {
 	if runsThere {
 		return f.from.RemoveContainer(ctx, f.subject.id)
@@ -104,25 +105,53 @@ func (f *faulted) examine(ctx context.Context, outcome string, r *row) error {
 	if bad := f.selfCheck(ctx, r); bad != nil {
 		return errors.New(bad.Text)
 	}
-	return errors.Join(s.checkOutput(), s.checkLeft(ctx))
+	return errors.Join(s.checkOutput(), s.checkLeft(ctx), f.checkTakenBack(ctx, outcome))
+}
+
+// incomingPattern is where destinations note what they take in, as long as anything of it is registered and may have to be taken back.
+const incomingPattern = "/var/lib/migrate/incoming/*"
+
+// checkTakenBack waits until the destination has nothing of a container that stayed at the source: one that was cut off learns late that the
+// move is over.
+func (f *faulted) checkTakenBack(ctx context.Context, outcome string) error {
+	if outcome != stayed {
+		return nil
+	}
+	return rig.Eventually(ctx, "the destination has nothing of the container", func() (bool, error) {
+		notes, err := filepath.Glob(f.to.Path(incomingPattern))
+		if err != nil || len(notes) > 0 {
+			return false, err
+		}
+		known, err := rig.Run(ctx, f.to.Host, "ctr", "containers", "list", "--quiet")
+		return err == nil && !slices.Contains(strings.Fields(known), f.subject.id), err
+	})
 }
 
 // recordPattern is where destinations leave a record of each container whose memory they could not complete.
 const recordPattern = "/var/log/migrate/*-fill.json"
 
-// checkRecord takes the record of a lost container away, which has to be there.
+func (f *faulted) records() ([]string, error) { return filepath.Glob(f.to.Path(recordPattern)) }
+
+// checkRecord takes the record of a lost container away, which has to be there. There may be others of earlier moves, whose agent died.
 func (f *faulted) checkRecord() error {
-	records, err := filepath.Glob(f.to.Path(recordPattern))
-	if err != nil || len(records) != 1 {
-		return fmt.Errorf("records of lost containers: %v, %w", records, err)
+	records, err := f.records()
+	if err != nil {
+		return err
+	}
+	records = slices.DeleteFunc(records, func(path string) bool { return slices.Contains(f.before, path) })
+	if len(records) != 1 {
+		return fmt.Errorf("records of the lost container: %v, want one", records)
 	}
 	text, err := os.ReadFile(records[0])
 	if err != nil {
 		return err
 	}
 	var record struct{ Result, Cause string }
-	if err := json.Unmarshal(text, &record); err != nil || record.Result != lost || record.Cause == "" {
+	if err := json.Unmarshal(text, &record); err != nil {
 		return fmt.Errorf("the record of the lost container: %w: %s", err, text)
+	}
+	if record.Result != lost || record.Cause == "" {
+		return fmt.Errorf("the record of the lost container says %s", text)
 	}
 	return os.Remove(records[0])
 }

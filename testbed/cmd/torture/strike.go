@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -62,6 +63,9 @@ func killPager(ctx context.Context, f *faulted) error {
 // heldLimit is less than the time after which the agents give up on each other.
 const heldLimit = 8 * time.Second
 
+// drain is how long what the source has said until it was stopped may take to be read.
+const drain = 100 * time.Millisecond
+
 // beforeFill brings the move to where the container runs at the destination and nothing fills its memory: the pager, whose process it
 // returns, has been stopped while the source was, right before the point of no return.
 func (f *faulted) beforeFill(ctx context.Context) (pager string, err error) {
@@ -73,12 +77,14 @@ func (f *faulted) beforeFill(ctx context.Context) (pager string, err error) {
 		return "", nil
 	}
 	if err := f.from.signal(ctx, "-STOP", sender); err != nil {
-		return "", err
+		f.missed = errors.Is(err, errEnded)
+		return "", unlessMissed(f, err)
 	}
-	for end := time.Now().Add(heldLimit); !strings.Contains(f.to.agent.Said.Text(), "msg=held"); time.Sleep(5 * time.Millisecond) {
-		if f.missed = time.Now().After(end) || f.past(report.Restore); f.missed {
-			return "", f.from.signal(ctx, "-CONT", sender)
-		}
+	for end := time.Now().Add(heldLimit); !strings.Contains(f.to.agent.Said.Text(), "msg=held") && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	}
+	time.Sleep(drain)
+	if f.missed = !strings.Contains(f.to.agent.Said.Text(), "msg=held") || f.past(report.Restore); f.missed {
+		return "", f.from.signal(ctx, "-CONT", sender)
 	}
 	pager, err = f.to.find(func(argv []string) bool {
 		return len(argv) > 2 && argv[1] == "pager" && strings.Contains(argv[2], `"role":"worker"`)
@@ -86,12 +92,24 @@ func (f *faulted) beforeFill(ctx context.Context) (pager string, err error) {
 	if err == nil {
 		err = f.to.signal(ctx, "-STOP", pager)
 	}
-	if err := errors.Join(err, f.from.signal(ctx, "-CONT", sender)); err != nil {
+	// one that had all memory in place already has ended; what becomes of the move tells whether that is why
+	f.missed = errors.Is(err, errEnded)
+	if err := errors.Join(unlessMissed(f, err), f.from.signal(ctx, "-CONT", sender)); err != nil || f.missed {
 		return "", err
 	}
 	return pager, rig.Eventually(ctx, "the container runs at the destination", func() (bool, error) {
 		return f.past(report.Handover) || f.over(), nil
 	})
+}
+
+// errEnded is returned when a process is not there to be struck.
+var errEnded = errors.New("there is no such process")
+
+func unlessMissed(f *faulted, err error) error {
+	if f.missed {
+		return nil
+	}
+	return err
 }
 
 // find returns the process whose arguments are as is says, as the host numbers it.
@@ -100,12 +118,20 @@ func (s *site) find(is func(argv []string) bool) (string, error) {
 	pids := pidsIn(proc)
 	i := slices.IndexFunc(pids, func(pid int) bool { return is(argvOf(proc, pid)) })
 	if i < 0 {
-		return "", fmt.Errorf("host %s: there is no such process", s.Name)
+		return "", fmt.Errorf("host %s: %w", s.Name, errEnded)
 	}
 	return strconv.Itoa(pids[i]), nil
 }
 
 func (s *site) signal(ctx context.Context, sig, pid string) error {
 	_, err := rig.Run(ctx, s.Host, "kill", sig, pid)
+	if err != nil && !s.runs(pid) {
+		err = fmt.Errorf("host %s: %w", s.Name, errEnded)
+	}
 	return err
+}
+
+func (s *site) runs(pid string) bool {
+	_, err := os.Stat(s.Path("/proc/" + pid))
+	return err == nil
 }
