@@ -21,7 +21,15 @@ import (
 //
 // The container is held. Nothing is done for one that has its processes among the host's.
 func PassPids(ctx context.Context, init int, dir string) error {
-	threads, err := readThreads(dir)
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/pid", init))
+	if err != nil {
+		return fmt.Errorf("pass the pids of the container: %w", err)
+	}
+	defer ns.Close()
+	if own, err := sameNamespace(ns, "/proc/self/ns/pid"); err != nil || own {
+		return err
+	}
+	threads, err := livingThreads(dir)
 	if err != nil {
 		return err
 	}
@@ -31,14 +39,6 @@ func PassPids(ctx context.Context, init int, dir string) error {
 		for _, tid := range tids {
 			last = max(last, tid)
 		}
-	}
-	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/pid", init))
-	if err != nil {
-		return fmt.Errorf("pass the pids of the container: %w", err)
-	}
-	defer ns.Close()
-	if own, err := sameNamespace(ns, "/proc/self/ns/pid"); err != nil || own {
-		return err
 	}
 	if out, err := inPids(ns, exec.CommandContext(ctx, "sh", "-c", fmt.Sprintf(passScript, last))); err != nil {
 		return fmt.Errorf("pass the pids of the container: %w: %s", err, strings.TrimSpace(out))

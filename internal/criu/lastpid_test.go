@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -17,8 +18,11 @@ import (
 // TestPassPids checks which pid a container's next process gets.
 func TestPassPids(t *testing.T) {
 	if os.Getuid() != 0 {
-		t.Skip("needs root for a namespace of pids")
+		t.Skip("SKIPPED: needs root for a namespace of pids")
 	}
+	// the namespace ends with the thread that made it, and PassPids ends threads
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	// each line has it start a process and say that one's pid
 	cmd := exec.Command("sh", "-c", `while read -r line; do sh -c 'echo $$'; done`)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL}
@@ -46,8 +50,11 @@ func TestPassPids(t *testing.T) {
 		return pid
 	}
 	dir := t.TempDir()
+	if err := PassPids(t.Context(), cmd.Process.Pid, dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("no image of processes: %v", err)
+	}
 	writeTree(t, dir, &pstree.PstreeEntry{Pid: proto.Uint32(1), Threads: []uint32{1}},
-		&pstree.PstreeEntry{Pid: proto.Uint32(400), Threads: []uint32{400, 1200, 700}}, &pstree.PstreeEntry{Pid: proto.Uint32(800)})
+		&pstree.PstreeEntry{Pid: proto.Uint32(400), Threads: []uint32{400, 1200, 700}}, &pstree.PstreeEntry{Pid: proto.Uint32(800)}, zombie(801))
 	if pid := next(); pid >= 400 {
 		t.Fatalf("the first process gets pid %d", pid)
 	}
@@ -63,9 +70,6 @@ func TestPassPids(t *testing.T) {
 
 func TestPassPidsRefuses(t *testing.T) {
 	dir := t.TempDir()
-	if err := PassPids(t.Context(), os.Getpid(), dir); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("no image of processes: %v", err)
-	}
 	writeTree(t, dir, &pstree.PstreeEntry{Pid: proto.Uint32(1 << 30)})
 	if err := PassPids(t.Context(), os.Getpid(), dir); err != nil {
 		t.Errorf("the host's pids: %v", err)
