@@ -112,6 +112,9 @@ func (r *receiver) restore(ctx context.Context) error {
 	}
 	r.log.Debug("held", "init", ev.Pid)
 	r.step("hold", began)
+	if err := criu.PassPids(ev.Pid, r.stage.Images()); err != nil {
+		return err
+	}
 	if err := r.guardMemory(ev.Pid); err != nil {
 		return err
 	}

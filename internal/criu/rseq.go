@@ -16,7 +16,7 @@ var rseqKernel = []track.Range{{Start: 0, End: 8}, {Start: 20, End: 28}}
 // that a thread has registered for restartable sequences, as C libraries do for every thread. They are what they were only as long as the
 // thread happens to run on the same CPU. Processes are named by their pids in their own namespace.
 func KernelWrites(dir string) (map[int][]track.Range, error) {
-	threads, err := readThreads(dir)
+	threads, err := livingThreads(dir)
 	if err != nil {
 		return nil, err
 	}

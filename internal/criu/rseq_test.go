@@ -3,6 +3,7 @@ package criu
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -16,7 +17,7 @@ import (
 	"migrate/internal/track"
 )
 
-// writeTree writes an image of processes and their threads.
+// writeTree writes an image of processes and their threads. One that has threads has memory as well, unless the first of them is not itself.
 func writeTree(t *testing.T, dir string, tasks ...*pstree.PstreeEntry) {
 	t.Helper()
 	b := binary.LittleEndian.AppendUint32(nil, commonMagic)
@@ -27,10 +28,21 @@ func writeTree(t *testing.T, dir string, tasks ...*pstree.PstreeEntry) {
 			t.Fatal(err)
 		}
 		b = append(binary.LittleEndian.AppendUint32(b, uint32(len(record))), record...)
+		if tids := e.GetThreads(); len(tids) == 0 || tids[0] != e.GetPid() {
+			continue
+		}
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("mm-%d.img", e.GetPid())), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := os.WriteFile(filepath.Join(dir, "pstree.img"), b, 0o600); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// zombie is a process that has ended, with the thread that CRIU notes of it.
+func zombie(pid uint32) *pstree.PstreeEntry {
+	return &pstree.PstreeEntry{Pid: &pid, Threads: []uint32{495876752}}
 }
 
 func writeThread(t *testing.T, dir string, tid uint32, area *rseq.RseqEntry) {
@@ -48,7 +60,7 @@ func areaAt(at uint64, size uint32) *rseq.RseqEntry {
 func TestKernelWrites(t *testing.T) {
 	dir := t.TempDir()
 	writeTree(t, dir, &pstree.PstreeEntry{Pid: proto.Uint32(7), Threads: []uint32{7, 8, 9}}, &pstree.PstreeEntry{Pid: proto.Uint32(12), Threads: []uint32{12}},
-		&pstree.PstreeEntry{Pid: proto.Uint32(13), Threads: []uint32{13, 14}})
+		&pstree.PstreeEntry{Pid: proto.Uint32(13), Threads: []uint32{13, 14}}, zombie(15))
 	writeThread(t, dir, 7, areaAt(0x9060, 32))
 	writeThread(t, dir, 8, areaAt(0x5060, 32))
 	writeThread(t, dir, 9, areaAt(0, 0)) // has registered none

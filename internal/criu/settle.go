@@ -173,6 +173,24 @@ func readThreads(dir string) (map[uint32][]uint32, error) {
 	return threads, nil
 }
 
+// livingThreads is readThreads without the threads of processes that have ended and whose parents have not asked for them: what the image set has for
+// those is chance, as they have no memory either (criu/cr-dump.c, dump_zombies).
+func livingThreads(dir string) (map[uint32][]uint32, error) {
+	threads, err := readThreads(dir)
+	if err != nil {
+		return nil, err
+	}
+	for pid := range threads {
+		_, err := os.Stat(filepath.Join(dir, fmt.Sprintf("mm-%d.img", pid)))
+		if errors.Is(err, os.ErrNotExist) {
+			threads[pid] = nil
+		} else if err != nil {
+			return nil, fmt.Errorf("read the image set: %w", err)
+		}
+	}
+	return threads, nil
+}
+
 // record splits the first record off: a u32 length and as many bytes (criu/protobuf.c).
 func record(b []byte) (body, rest []byte, err error) {
 	if len(b) < 4 || uint64(binary.LittleEndian.Uint32(b)) > uint64(len(b)-4) {
