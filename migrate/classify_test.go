@@ -72,6 +72,39 @@ func TestClassifyCancelled(t *testing.T) {
 	}
 }
 
+// silent is a peer that says nothing.
+type silent struct{}
+
+func (silent) SendControl(context.Context, uint16, []byte) error { return nil }
+
+func (silent) RecvControl(context.Context) (uint16, []byte, error) {
+	select {} // what waits for it ends with the tests
+}
+
+// TestClassifyAfterFreeze checks that what ended a migration is not hidden by the context of the freeze, which has ended with it.
+func TestClassifyAfterFreeze(t *testing.T) {
+	for name, c := range map[string]struct {
+		cause error // of the context's end
+		code  fail.Code
+		why   string
+	}{
+		"over":     {context.Canceled, fail.Connection, "outer: unexpected EOF"},
+		"too long": {errFrozenTooLong, fail.Timeout, errFrozenTooLong.Error()},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSender(fake.NewWorld().Host("a"), Options{Container: "web"})
+			s.user = t.Context()
+			s.inbox, _, s.cancel = proto.NewInbox(t.Context(), silent{})
+			var end context.CancelCauseFunc
+			s.frozenCtx, end = context.WithCancelCause(t.Context())
+			end(c.cause)
+			if f := s.classify(t.Context(), fmt.Errorf("outer: %w", io.ErrUnexpectedEOF)); f.Code != c.code || f.Why != c.why {
+				t.Errorf("code %s, why %q; want %s, %q", f.Code, f.Why, c.code, c.why)
+			}
+		})
+	}
+}
+
 // Undos run last-in first-out, every one of them, with a context that nobody has ended.
 func TestUnwind(t *testing.T) {
 	s := newSender(fake.NewWorld().Host("a"), Options{Container: "web"})

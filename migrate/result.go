@@ -137,8 +137,9 @@ func (s *sender) firstCause(user context.Context, err error) error {
 	if cause := s.inbox.Cause(); cause != nil {
 		return cause
 	}
-	if s.frozenCtx != nil && context.Cause(s.frozenCtx) != nil {
-		return context.Cause(s.frozenCtx)
+	// the context itself has ended by now, whatever happened
+	if s.frozenCtx != nil && errors.Is(context.Cause(s.frozenCtx), errFrozenTooLong) {
+		return errFrozenTooLong
 	}
 	return err
 }
