@@ -99,4 +99,7 @@ func (e *Engine) settled(ctx context.Context, id, verb string, want engine.Statu
 }
 
 // Shield implements engine.Engine. The daemon starts nothing anew that is paused, and Forsake comes before the processes end.
-func (e *Engine) Shield(context.Context, string) (engine.Undo, error) { return local.Nothing, nil }
+func (e *Engine) Shield(ctx context.Context, id string) (engine.Undo, error) {
+	_, err := e.look(ctx, id)
+	return local.Nothing, err
+}
