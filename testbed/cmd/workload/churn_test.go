@@ -135,7 +135,7 @@ func TestChurn(t *testing.T) {
 	}
 }
 
-// TestChurnDamage has bits of the program's memory turned over from outside.
+// TestChurnDamage has bytes of the program's memory changed from outside.
 func TestChurnDamage(t *testing.T) {
 	program := buildWorkload(t)
 	for _, name := range churn.Names() {
@@ -149,13 +149,7 @@ func TestChurnDamage(t *testing.T) {
 				t.Fatalf("it is damaged by itself\n%s", c.said)
 			}
 			spoil(t, c.Process.Pid)
-			_ = c.Process.Signal(syscall.SIGUSR1) // it may have noticed by itself
-			var found *churn.Damage
-			for l := range c.lines {
-				if l.Damaged != nil {
-					found = l.Damaged
-				}
-			}
+			found := c.complaint(t)
 			if c.Wait(); found == nil || found.Case != name || c.ProcessState.ExitCode() != 1 {
 				t.Errorf("damage is answered with %+v and %v\n%s", found, c.ProcessState, c.said)
 			}
@@ -163,10 +157,34 @@ func TestChurnDamage(t *testing.T) {
 	}
 }
 
-// spoil turns a bit over in pages of the program. At some moments it has none.
+// complaint asks until the program says what is wrong, or ends. What was spoiled may have been written anew, or be unmapped, before
+// anybody looked at it: more is spoiled then.
+func (c *churning) complaint(t *testing.T) (found *churn.Damage) {
+	t.Helper()
+	again := time.NewTicker(2 * time.Second)
+	defer again.Stop()
+	ask := func() { _ = c.Process.Signal(syscall.SIGUSR1) } // it may have noticed by itself
+	ask()
+	for {
+		select {
+		case l, ok := <-c.lines:
+			if !ok {
+				return found
+			}
+			if l.Damaged != nil {
+				found = l.Damaged
+			}
+		case <-again.C:
+			spoilOnce(t, c.Process.Pid)
+			ask()
+		}
+	}
+}
+
+// spoil changes a byte in pages of the program. At some moments it has none.
 func spoil(t *testing.T, pid int) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(3 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(3 * time.Millisecond) {
 		if spoilOnce(t, pid) > 0 {
 			return
 		}
@@ -174,7 +192,7 @@ func spoil(t *testing.T, pid int) {
 	t.Fatal("no page begins like the program's")
 }
 
-// spoilOnce turns a bit over in every page that begins like one of the program's, and returns how many there were. Meanwhile the
+// spoilOnce changes a byte in every page that begins like one of the program's, and returns how many there were. Meanwhile the
 // program stands still: what it maps and unmaps is gone before it could be looked at.
 func spoilOnce(t *testing.T, pid int) (spoiled int) {
 	t.Helper()
@@ -199,7 +217,7 @@ func spoilOnce(t *testing.T, pid int) (spoiled int) {
 			if _, err := mem.ReadAt(page, at); err != nil || binary.LittleEndian.Uint32(page[16:]) != churnSeed {
 				continue
 			}
-			if _, err := mem.WriteAt([]byte{page[3200] ^ 4}, at+3200); err == nil {
+			if _, err := mem.WriteAt([]byte{page[3200] + 1}, at+3200); err == nil {
 				spoiled++
 			}
 		}
@@ -207,7 +225,7 @@ func spoilOnce(t *testing.T, pid int) (spoiled int) {
 	return spoiled
 }
 
-// stop returns when all threads of the process are stopped.
+// stop returns when all threads of the process are stopped, or have ended.
 func stop(t *testing.T, pid int) {
 	t.Helper()
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
@@ -217,7 +235,7 @@ func stop(t *testing.T, pid int) {
 		threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
 		if !slices.ContainsFunc(threads, func(stat string) bool {
 			b, err := os.ReadFile(stat)
-			return err == nil && !strings.Contains(string(b), ") T ")
+			return err == nil && !strings.Contains(string(b), ") T ") && !strings.Contains(string(b), ") Z ")
 		}) {
 			return
 		}
