@@ -239,11 +239,11 @@ func (r *receiver) resume(ctx context.Context) (pid int, err error) {
 	if err := r.commitMemory(); err != nil {
 		return 0, err
 	}
-	if err := r.openNetwork(); err != nil {
-		return 0, err
-	}
 	if err := <-r.pids; err != nil {
 		r.log.Warn("pids of new processes begin anew", "err", err)
+	}
+	if err := r.openNetwork(); err != nil {
+		return 0, err
 	}
 	if err := r.hook.Release(true); err != nil {
 		return 0, err
