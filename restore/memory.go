@@ -13,12 +13,14 @@ import (
 	"migrate/internal/criu"
 	"migrate/internal/criu/pagemap"
 	"migrate/internal/fail"
+	"migrate/internal/filler"
 	"migrate/internal/memcheck"
 	"migrate/internal/pager"
 	"migrate/internal/pages"
 	"migrate/internal/postcopy"
 	"migrate/internal/proto"
 	"migrate/internal/report"
+	"migrate/internal/shmem"
 	"migrate/internal/track"
 	"migrate/transfer"
 )
@@ -28,9 +30,11 @@ type memory struct {
 	store *pages.Store
 	pager Pager // nil when all memory is in place before the container is resumed
 
-	shared map[uint64]proto.Shared // what the source says of shared memory
-	fills  []sharedFill            // what is to be put into it
-	use    slotUse                 // of the store
+	shared  map[uint64]proto.Shared // what the source says of shared memory
+	windows []shmem.Window          // through which it is reached
+	fills   []sharedFill            // what is to be put into it
+	use     slotUse                 // of the store
+	filler  *filler.Filler          // that does it; nil: there is nothing to do
 
 	// The round under way, under the lock of streams.
 	round   int

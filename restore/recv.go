@@ -32,6 +32,7 @@ type Options struct {
 	Files    string          // directory for files that containers have bound and no user made; "" refuses such containers
 	Left     string          // directory of notes on content that has left this host; "" if there are none
 	Pager    []string        // how to run this program as a pager, see pager.RunMain
+	Filler   []string        // how to run this program as a filler, see filler.Run
 	Canary   []string        // how to run this program as a canary, see canary.RunMain
 	Observe  report.Observer // may be nil
 	Log      *slog.Logger    // may be nil

@@ -99,6 +99,9 @@ func (r *receiver) restore(ctx context.Context) error {
 		return errors.New("protocol error: sealed without a last round of the RW layer")
 	}
 	began := time.Now()
+	if err := r.startFiller(); err != nil {
+		return err
+	}
 	// StartTask ends with the hook's verdict, not with this migration's context
 	go func() {
 		pid, err := r.eng.StartTask(context.WithoutCancel(ctx), r.c)

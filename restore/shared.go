@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"migrate/internal/criu"
 	"migrate/internal/criu/pagemap"
+	"migrate/internal/filler"
 	"migrate/internal/memcheck"
 	"migrate/internal/proto"
 	"migrate/internal/shmem"
@@ -21,19 +19,16 @@ import (
 // is read by a system call, or through a mapping that came later. It is put in while the restored processes are held, by several workers and
 // from where the rounds have stored it. CRIU restores it empty, and has its content only where no process can be written it through.
 
-// sharedFill is what is to be put into shared memory: consecutive slots of the store, through the memory of a process.
+// sharedFill is what is to be put into shared memory: consecutive slots of the store, through a window of a process.
 type sharedFill struct {
-	vpid  int
-	addr  uint64
-	slot  uint32
-	pages uint32
+	window int // by its place in memory.windows
+	off    uint64
+	slot   uint32
+	pages  uint32
 }
 
-// fillPages is how many pages one worker puts in at once: what fits its processor's cache, so that it is copied from memory once.
+// fillPages is how many pages are put in at once through a process: what fits the processor's cache, so that it is copied from memory once.
 const fillPages = 64
-
-// maxFillers is how many workers there are at most; more get in each other's way in the kernel.
-const maxFillers = 4
 
 // takeShared checks what the source says of shared memory.
 func (m *memory) takeShared(list []proto.Shared) error {
@@ -77,10 +72,11 @@ func (r *receiver) placeShared(img pagemap.Image) error {
 	var keep []pagemap.Range
 	err = shmem.Split(there, m.shared[id].Windows,
 		func(w shmem.Window) error {
+			m.windows = append(m.windows, w)
 			return m.extents(id, track.Range{Start: w.Offset, End: w.Offset + w.Len}, func(off uint64, n, slot uint32) {
 				if slot != 0 { // it is zeros as it is
 					m.use.add(slot, n)
-					m.fills = append(m.fills, sharedFill{vpid: w.VPid, addr: w.Addr + off - w.Offset, slot: slot, pages: n})
+					m.fills = append(m.fills, sharedFill{window: len(m.windows) - 1, off: off - w.Offset, slot: slot, pages: n})
 				}
 			})
 		},
@@ -110,6 +106,20 @@ func (m *memory) extents(id uint64, r track.Range, yield func(off uint64, n, slo
 	return err
 }
 
+// startFiller starts the process that fills shared memory, beside the restore. It is not waited for.
+func (r *receiver) startFiller() error {
+	if r.memory == nil || len(r.memory.fills) == 0 {
+		return nil
+	}
+	f, err := filler.Start(r.opt.Filler)
+	if err != nil {
+		return err
+	}
+	r.memory.filler = f
+	r.push("end the filler", func(context.Context) error { f.End(); return nil })
+	return nil
+}
+
 // fillShared puts the content of shared memory in. The restored processes are held.
 func (r *receiver) fillShared(ctx context.Context, init int) error {
 	if r.memory == nil || len(r.memory.fills) == 0 {
@@ -120,61 +130,118 @@ func (r *receiver) fillShared(ctx context.Context, init int) error {
 	if err != nil {
 		return err
 	}
-	g, ctx := errgroup.WithContext(ctx)
-	queue := make(chan sharedFill)
-	g.Go(func() error {
-		defer close(queue)
-		return deal(ctx, r.memory.fills, queue)
-	})
-	for range min(runtime.GOMAXPROCS(0), maxFillers) {
-		g.Go(func() error {
-			buf := track.NewBuffer(fillPages * track.PageSize)
-			for f := range queue {
-				if err := r.memory.put(f, pids, buf); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
+	err = r.memory.filler.Join(ctx, init)
+	whole := err == nil
+	if err != nil && !errors.Is(err, filler.ErrLimited) {
+		return err
 	}
-	if err := g.Wait(); err != nil {
-		return fmt.Errorf("put in shared memory: %w", err)
+	job, pieces, rest, err := r.memory.pieces(pids, whole)
+	if err != nil {
+		return err
 	}
-	return nil
+	if len(pieces) > 0 {
+		if err := r.memory.filler.Fill(ctx, job, pieces); err != nil {
+			return err
+		}
+	}
+	r.memory.filler.End()
+	return r.memory.putAll(ctx, rest, pids)
 }
 
-// deal cuts what is to be put in into pieces.
-func deal(ctx context.Context, fills []sharedFill, queue chan<- sharedFill) error {
-	for _, f := range fills {
-		for f.pages > 0 {
-			part := f
-			part.pages = min(f.pages, fillPages)
-			select {
-			case queue <- part:
-			case <-ctx.Done():
-				return context.Cause(ctx)
+// pieces makes the filler's job of what is to be put in. The rest has to go through the processes: with whole false, all.
+func (m *memory) pieces(pids map[int]int, whole bool) (job filler.Job, pieces []filler.Piece, rest []sharedFill, err error) {
+	if !whole {
+		return job, nil, m.fills, nil
+	}
+	set, err := shmem.NewSet()
+	if err != nil {
+		return job, nil, nil, err
+	}
+	job.Store = m.store.Path()
+	type place struct {
+		object uint32
+		off    uint64
+		ok     bool
+	}
+	known, objects := map[int]place{}, map[string]uint32{}
+	for _, f := range m.fills {
+		at, seen := known[f.window]
+		if !seen {
+			w := m.windows[f.window]
+			pid, there := pids[w.VPid]
+			if !there {
+				return job, nil, nil, fmt.Errorf("process %d was not restored", w.VPid)
 			}
-			f.addr, f.slot, f.pages = f.addr+uint64(part.pages)*track.PageSize, f.slot+part.pages, f.pages-part.pages
+			path, off, ok, err := set.File(pid, w)
+			if err != nil {
+				return job, nil, nil, err
+			}
+			object, twice := objects[path]
+			if ok && !twice {
+				object = uint32(len(job.Objects))
+				job.Objects, objects[path] = append(job.Objects, path), object
+			}
+			at = place{object, off, ok}
+			known[f.window] = at
+		}
+		if !at.ok {
+			rest = append(rest, f)
+			continue
+		}
+		pieces = m.cut(pieces, f, at.object, at.off)
+	}
+	return job, pieces, rest, nil
+}
+
+// cut adds the pieces of a fill, in which slots that nobody else needs are apart from others.
+func (m *memory) cut(pieces []filler.Piece, f sharedFill, object uint32, off uint64) []filler.Piece {
+	for i := uint32(0); i < f.pages; {
+		p := filler.Piece{Object: object, Slot: f.slot + i, Off: off + f.off + uint64(i)*track.PageSize}
+		last := m.use.once(p.Slot)
+		if last {
+			p.Last = 1
+		}
+		for ; i < f.pages && m.use.once(f.slot+i) == last; i++ {
+			p.Pages++
+		}
+		pieces = append(pieces, p)
+	}
+	return pieces
+}
+
+// putAll puts in through the processes what cannot be put in otherwise.
+func (m *memory) putAll(ctx context.Context, fills []sharedFill, pids map[int]int) error {
+	buf := track.NewBuffer(fillPages * track.PageSize)
+	for _, f := range fills {
+		w := m.windows[f.window]
+		pid, ok := pids[w.VPid]
+		if !ok {
+			return fmt.Errorf("put in shared memory: process %d was not restored", w.VPid)
+		}
+		for f.pages > 0 {
+			if ctx.Err() != nil {
+				return fmt.Errorf("put in shared memory: %w", context.Cause(ctx))
+			}
+			n := min(f.pages, fillPages)
+			if err := m.put(f.slot, n, pid, w.Addr+f.off, buf); err != nil {
+				return fmt.Errorf("put in shared memory: %w", err)
+			}
+			f.slot, f.pages, f.off = f.slot+n, f.pages-n, f.off+uint64(n)*track.PageSize
 		}
 	}
 	return nil
 }
 
-// put gives the memory that the store has for a page back as soon as it was read: the kernel uses it for the next ones, which is far cheaper
-// than memory that it has to get from elsewhere, above all in a virtual machine.
-func (m *memory) put(f sharedFill, pids map[int]int, buf []byte) error {
-	pid, ok := pids[f.vpid]
-	if !ok {
-		return fmt.Errorf("process %d was not restored", f.vpid)
-	}
-	p := buf[:f.pages*track.PageSize]
-	if err := m.store.ReadSlots(f.slot, p); err != nil {
+// put gives the memory that the store has for a page back as soon as it was read, see package filler.
+func (m *memory) put(slot, n uint32, pid int, addr uint64, buf []byte) error {
+	p := buf[:n*track.PageSize]
+	if err := m.store.ReadSlots(slot, p); err != nil {
 		return err
 	}
-	if err := m.use.single(f.slot, f.pages, m.store.Discard); err != nil {
+	if err := m.use.single(slot, n, m.store.Discard); err != nil {
 		return err
 	}
-	return shmem.Write(pid, f.addr, p)
+	return shmem.Write(pid, addr, p)
 }
 
 // restoredMemory finds memory for a check of it.

@@ -14,6 +14,9 @@ func (u *slotUse) add(slot, n uint32) {
 	}
 }
 
+// once says whether a slot has one use.
+func (u slotUse) once(slot uint32) bool { return u[slot] == 1 }
+
 // single calls yield with the runs of n slots from slot that have one use.
 func (u slotUse) single(slot, n uint32, yield func(slot, n uint32) error) error {
 	for end := slot + n; slot < end; {

@@ -46,6 +46,9 @@ func Main(args []string) int {
 	if len(args) > 1 && args[1] == pagerCommand {
 		return runPager(args[2:], os.Stderr)
 	}
+	if len(args) > 1 && args[1] == fillerCommand {
+		return runFiller(args[2:], os.Stdin, os.Stdout, os.Stderr)
+	}
 	if len(args) > 1 && args[1] == drainCommand {
 		return runDrain(args[2:], os.Stderr)
 	}

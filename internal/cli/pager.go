@@ -3,8 +3,11 @@ package cli
 import (
 	"fmt"
 	"io"
+	"os/signal"
+	"syscall"
 
 	"migrate/internal/drain"
+	"migrate/internal/filler"
 	"migrate/internal/pager"
 )
 
@@ -18,6 +21,19 @@ func runPager(args []string, stderr io.Writer) int {
 		return 2
 	}
 	return pager.RunMain(args[0])
+}
+
+// fillerCommand is the hidden command under which a destination agent starts this program to put shared memory in.
+const fillerCommand = "filler"
+
+// runFiller is `migrate filler`: see filler.Run.
+func runFiller(args []string, in io.Reader, out, stderr io.Writer) int {
+	if len(args) != 0 {
+		fmt.Fprintln(stderr, "filler: it is started by migrate recv, not by hand")
+		return 2
+	}
+	signal.Ignore(syscall.SIGPIPE) // an agent that died reads nothing any more
+	return filler.Run(in, out)
 }
 
 // drainCommand is the hidden command under which a destination agent starts this program to read a container's output.

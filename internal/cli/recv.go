@@ -125,7 +125,7 @@ func recv(ctx context.Context, o recvOptions, env environment) error {
 	opt := restore.Options{
 		Policy: o.policy, Outcomes: outcomes, Incoming: filepath.Join(o.stateDir, "incoming"), RunDir: o.spec.RunDir, LogDir: o.spec.LogDir, Log: o.log,
 		Files: filesDir(o.stateDir), Left: leftDir(o.stateDir),
-		Pager: []string{selfExe, pagerCommand}, Canary: []string{selfExe, canaryCommand},
+		Pager: []string{selfExe, pagerCommand}, Filler: []string{selfExe, fillerCommand}, Canary: []string{selfExe, canaryCommand},
 		OpenEngine: func(ctx context.Context, name, namespace string) (engine.Engine, error) {
 			return openSlot(ctx, slots, o, name, namespace)
 		},

@@ -19,6 +19,7 @@ import (
 // for one goroutine at a time.
 type Set struct {
 	devs    map[string]bool // of the kernel's own file systems for shared memory
+	plain   string          // of these, that which has pages of the usual size
 	objects map[key]*Object
 	rings   bool
 }
@@ -30,7 +31,7 @@ func NewSet() (*Set, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find out where the kernel keeps shared memory: %w", err)
 	}
-	s.devs[dev] = true
+	s.devs[dev], s.plain = true, dev
 	for _, flag := range hugeSizes() {
 		if dev, err := deviceOf(unix.MFD_HUGETLB | flag); err == nil { // else the kernel has no such pages to share
 			s.devs[dev] = true

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -32,6 +33,31 @@ func Write(pid int, addr uint64, p []byte) error {
 		addr, p = addr+uint64(n), p[n:]
 	}
 	return nil
+}
+
+// File tells where a window of a process of this host leads: path is that of the object, and off where in it the window begins, in bytes. ok is
+// false where the object cannot be written as a file: what is no memory, huge pages, whose file system knows no writing, and what is sealed.
+func (s *Set) File(pid int, w Window) (path string, off uint64, ok bool, err error) {
+	m, err := mappingAt(pid, w.Addr)
+	if err != nil {
+		return "", 0, false, fmt.Errorf("find shared memory of process %d: %w", pid, err)
+	}
+	if !m.shared || !m.writable || w.Addr+w.Len > m.end {
+		return "", 0, false, fmt.Errorf("process %d cannot write %d bytes of shared memory at %#x", pid, w.Len, w.Addr)
+	}
+	if m.key.dev != s.plain {
+		return "", 0, false, nil
+	}
+	f, err := os.OpenFile(m.path(pid), os.O_RDWR, 0)
+	if err != nil {
+		return "", 0, false, fmt.Errorf("open shared memory of process %d: %w", pid, err)
+	}
+	defer f.Close()
+	const sealed = unix.F_SEAL_WRITE | unix.F_SEAL_FUTURE_WRITE
+	if seals, err := unix.FcntlInt(f.Fd(), unix.F_GET_SEALS, 0); err == nil && seals&sealed != 0 {
+		return "", 0, false, nil
+	}
+	return m.path(pid), m.offset + w.Addr - m.start, true, nil
 }
 
 // Split tells the pages of an object that windows show from the others, all in bytes from the object's beginning. Neither windows nor pages

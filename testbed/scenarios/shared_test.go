@@ -38,12 +38,28 @@ func TestSharedMemory(t *testing.T) {
 				if rep.Mode != "stop" && copied < mib<<8 {
 					t.Errorf("%d pages were copied while the container ran", copied)
 				}
+				if n := accounted(t, hop[1], rep.Pid); n < mib<<20 {
+					t.Errorf("%d bytes are accounted to the container", n)
+				}
 				s.assertMoved(t, hop[0], hop[1])
 				assertNothingUnderWay(t, hop[1], to.dir)
 			}
 			s.finish(t) // it checks all memory
 		})
 	}
+}
+
+// accounted is what memory the container of a process takes, in bytes, as its control group has it.
+func accounted(t *testing.T, h *testbed.Host, pid int) int64 {
+	t.Helper()
+	text := run(t, h, "sh", "-c", `
+		group=$(sed -n 's/^[0-9]*:memory://p' /proc/`+strconv.Itoa(pid)+`/cgroup)
+		cat "/sys/fs/cgroup/memory$group/memory.usage_in_bytes" 2>/dev/null || cat "/sys/fs/cgroup$(sed -n 's/^0:://p' /proc/`+strconv.Itoa(pid)+`/cgroup)/memory.current"`)
+	n, err := strconv.ParseInt(strings.TrimSpace(text), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 // TestDetachedSegment moves a container that has a segment of System V shared memory which no process has attached.
