@@ -239,7 +239,7 @@ func TestAutoBesideAContainerThatWaitsForItsPeer(t *testing.T) {
 		m.set(func() { before = m.container })
 		time.Sleep(10 * time.Second)
 		m.set(func() { after = m.container })
-		if got := (after - before).Seconds() / 10; got < 0.93 || got > 0.995 {
+		if got := (after - before).Seconds() / 10; got < 0.95 || got > 0.995 {
 			t.Errorf("the container keeps %v of what it takes undisturbed", got)
 		}
 	})

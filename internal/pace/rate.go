@@ -14,7 +14,7 @@ const (
 	// A container that takes less than this many CPUs is not compared with itself: what it takes in a look is chance.
 	countable = 0.1
 	// A container is to lose about aim of what it takes undisturbed. Above tolerable the rate falls, below aim it rises.
-	aim, tolerable = 0.03, 0.05
+	aim, tolerable = 0.02, 0.03
 	// fade is how much an older look counts beside the one after it.
 	fade = 0.6
 )
