@@ -12,7 +12,7 @@ import (
 )
 
 // linkRates are those at which the use of the link is measured.
-var linkRates = []string{"1gbit", "10gbit"}
+var linkRates = []string{"1gbit", "5gbit", "10gbit"}
 
 const (
 	linkMiB = 1024
