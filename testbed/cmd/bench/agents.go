@@ -54,6 +54,7 @@ func agentMemory(proc string) int64 {
 		return 0
 	}
 	var sum int64
+	seen := map[string]bool{}
 	for _, e := range entries {
 		if _, err := strconv.Atoi(e.Name()); err != nil {
 			continue
@@ -63,12 +64,31 @@ func agentMemory(proc string) int64 {
 			continue
 		}
 		status, err := os.ReadFile(filepath.Join(dir, "status"))
-		if err != nil {
+		stat, serr := os.ReadFile(filepath.Join(dir, "stat"))
+		if err != nil || serr != nil {
 			continue // it has just ended
+		}
+		if space := addressSpace(string(stat)); space != "" {
+			if seen[space] {
+				continue
+			}
+			seen[space] = true
 		}
 		sum += anonymous(string(status))
 	}
 	return sum
+}
+
+// addressSpace tells address spaces apart by where their stacks begin, which is random: a process that is about to become another one still has its
+// parent's (proc_pid_stat(5), startstack).
+func addressSpace(stat string) string {
+	const startStack = 28 - 3 // counted from the field after the name, which may contain anything
+	_, after, _ := strings.Cut(stat[strings.LastIndexByte(stat, ')')+1:], " ")
+	f := strings.Fields(after)
+	if len(f) <= startStack || f[startStack] == "0" {
+		return ""
+	}
+	return f[startStack]
 }
 
 // anonymous reads RssAnon of /proc/PID/status in bytes, see proc_pid_status(5).

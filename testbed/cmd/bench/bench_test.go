@@ -121,6 +121,25 @@ func TestAgentMemory(t *testing.T) {
 	}
 }
 
+func TestAddressSpace(t *testing.T) {
+	stat := func(name, stack string) string {
+		return "7 (" + name + ") S 1 7 7 0 -1 4194560 1 0 0 0 1 2 0 0 20 0 5 0 99 100 200 300 4194304 5000000 " + stack + " 0 0 0 0 0 0 17 0 0 0 0 0 0"
+	}
+	if got := addressSpace(stat("migrate", "140721")); got != "140721" {
+		t.Errorf("%q", got)
+	}
+	if got := addressSpace(stat("a) b (c", "140721")); got != "140721" {
+		t.Errorf("of a strange name: %q", got)
+	}
+	if got := addressSpace(stat("migrate", "0")) + addressSpace("7 (short) S 1"); got != "" {
+		t.Errorf("of none: %q", got)
+	}
+	own, err := os.ReadFile("/proc/self/stat")
+	if err != nil || addressSpace(string(own)) == "" {
+		t.Errorf("this process has no address space: %q, %v", own, err)
+	}
+}
+
 // TestFootprint has a piece of this test's own memory looked at, with pages of each kind.
 func TestFootprint(t *testing.T) {
 	const each = 600 // more than one batch
