@@ -283,11 +283,14 @@ func TestDockerInsideAHost(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the tests of the engine: %v\n%s", err, out)
 	}
-	for _, d := range []*dock{dock26, dock28} {
-		t.Run(string(d.generation), func(t *testing.T) {
+	for _, d := range allDocks {
+		t.Run(d.name, func(t *testing.T) {
 			t.Parallel()
 			d.up(t)
 			h := d.bed.Hosts()[len(d.hosts)-1]
+			if err := d.bed.Import(t.Context(), testbed.Images{Names: []string{testbed.ImageTools}, Hosts: []string{h.Name}, Workload: programs["workload"]}); err != nil {
+				t.Fatal(err)
+			}
 			if err := h.Install(binary, "inhost-docker"); err != nil {
 				t.Fatal(err)
 			}
