@@ -21,10 +21,11 @@ type docked struct {
 
 // docked is a container that has never been there before.
 func (d *dock) docked(id string, mib int) *docked {
-	s := &docked{subject: d.subject(id, mib), mac: "02:42:00:00:00:64"}
+	s := &docked{subject: d.subject(id, mib)}
 	s.dirty = dirtyPages(mib, d.dirty)
-	hosts := d.a.Addr().As4()
-	s.address = fmt.Sprintf("%d.%d.%d.100", hosts[0], hosts[1], hosts[2]+1) // in the range of a's containers
+	host, n := d.a.Addr().As4(), 10+byte(s.seed%200) // others may still look for the one before elsewhere
+	s.address = fmt.Sprintf("%d.%d.%d.%d", host[0], host[1], host[2]+1, n) // in the range of a's containers
+	s.mac = fmt.Sprintf("02:42:00:00:00:%02x", n)
 	return s
 }
 
@@ -44,10 +45,11 @@ func (d *dock) begin(ctx context.Context, s *docked) (err error) {
 	if _, err := run(ctx, d.a, "docker", "exec", "--user", "root", s.id, "sh", "-c", "echo changed >"+changedFile); err != nil {
 		return err
 	}
-	if s.client, err = d.startClient(ctx, "request-reply", s.address+":7000"); err != nil {
+	if err := within(ctx, dockerPatience, s.id+" is ready", func() bool { return lastTick(d.ticks(ctx, d.a, s)) >= settledTick }); err != nil {
 		return err
 	}
-	return within(ctx, dockerPatience, s.id+" is ready", func() bool { return lastTick(d.ticks(ctx, d.a, s)) >= settledTick })
+	s.client, err = d.startClient(ctx, "request-reply", s.address+":7000")
+	return err
 }
 
 // ticks are what the container has printed on a host.
