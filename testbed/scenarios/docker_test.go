@@ -288,8 +288,11 @@ func TestDockerInsideAHost(t *testing.T) {
 			t.Parallel()
 			d.up(t)
 			h := d.bed.Hosts()[len(d.hosts)-1]
-			if err := d.bed.Import(t.Context(), testbed.Images{Names: []string{testbed.ImageTools}, Hosts: []string{h.Name}, Workload: programs["workload"]}); err != nil {
-				t.Fatal(err)
+			if d.imagesAt != nil {
+				images := testbed.Images{Names: []string{testbed.ImageTools}, Hosts: []string{h.Name}, Workload: programs["workload"]}
+				if err := d.bed.Import(t.Context(), images); err != nil {
+					t.Fatal(err)
+				}
 			}
 			if err := h.Install(binary, "inhost-docker"); err != nil {
 				t.Fatal(err)

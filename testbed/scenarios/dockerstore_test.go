@@ -42,6 +42,17 @@ func dockerStore(t *testing.T, h *testbed.Host) string {
 	return run(t, h, "docker", "info", "--format", "{{.Driver}}")
 }
 
+// storeImage makes an image that only the first host has, whatever other tests bring to the others.
+func storeImage(t *testing.T, d *dock) string {
+	t.Helper()
+	const made, image = "store-made", "store-image:1"
+	a := d.bed.Host("a")
+	run(t, a, "docker", "create", "--name", made, "testbed/tools:latest")
+	run(t, a, "docker", "commit", "--change", "LABEL made=here", made, image)
+	run(t, a, "docker", "rm", made)
+	return image
+}
+
 // TestDockerStores moves a container round hosts that keep images in different ways: each to the other, and containerd's to one of the same kind. Its
 // image is shipped to where it is not, and found again where it came from.
 func TestDockerStores(t *testing.T) {
@@ -52,8 +63,8 @@ func TestDockerStores(t *testing.T) {
 		t.Fatal("the hosts' storage is not as asked for")
 	}
 	const name = "store-ring"
-	dockerRun(t, stores26, a, name, "--network", testbed.DockerNetwork, "--ip", stores26.address(60), "testbed/tools:latest", "workload", "server", "--memory-mib", "4")
-	run(t, a, "docker", "exec", "--user", "root", name, "sh", "-c", "echo changed >/etc/changed; rm /etc/shells")
+	dockerRun(t, stores26, a, name, "--network", testbed.DockerNetwork, "--ip", stores26.address(60), storeImage(t, stores26), "workload", "server", "--memory-mib", "4")
+	run(t, a, "docker", "exec", "--user", "root", name, "sh", "-c", "echo changed >/etc/changed; rm /usr/bin/yes")
 	client := start(t, b, "workload", "client", "--addr", stores26.address(60)+":7000", "--duration", "0", "--timeout", "60s")
 	ids := map[string]string{"a": dockerID(t, a, name)}
 	agents := map[*testbed.Host]*agent{a: startAgent(t, a), b: startAgent(t, b), c: startAgent(t, c)}
@@ -67,7 +78,7 @@ func TestDockerStores(t *testing.T) {
 			t.Errorf("%d connections moved to %s, the client had one", rep.Connections, to.Name)
 		}
 		storeFile(t, to, name, "/etc/changed", "changed")
-		if _, err := try(to, "docker", "exec", name, "test", "-e", "/etc/shells"); err == nil {
+		if _, err := try(to, "docker", "exec", name, "test", "-e", "/usr/bin/yes"); err == nil {
 			t.Errorf("%s: a file that was removed is there", to.Name)
 		}
 		if id := dockerID(t, to, name); ids[to.Name] == "" {
@@ -128,7 +139,7 @@ func TestDockerStores28(t *testing.T) {
 	t.Parallel()
 	a, b := stores28.up(t)
 	const name = "store28"
-	dockerRun(t, stores28, a, name, "--network", "host", "testbed/tools:latest", "workload", "server", "--listen=", "--memory-mib", "4")
+	dockerRun(t, stores28, a, name, "--network", "host", storeImage(t, stores28), "workload", "server", "--listen=", "--memory-mib", "4")
 	run(t, a, "docker", "exec", "--user", "root", name, "sh", "-c", "echo changed >/etc/changed")
 	toA, toB := startAgent(t, a), startAgent(t, b)
 	id := dockerID(t, a, name)

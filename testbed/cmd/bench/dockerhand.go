@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
 
+	"migrate/internal/criu"
 	"migrate/testbed"
 )
 
@@ -23,7 +25,7 @@ type docked struct {
 func (d *dock) docked(id string, mib int) *docked {
 	s := &docked{subject: d.subject(id, mib)}
 	s.dirty = dirtyPages(mib, d.dirty)
-	host, n := d.a.Addr().As4(), 10+byte(s.seed%200) // others may still look for the one before elsewhere
+	host, n := d.a.Addr().As4(), 10+byte(s.seed%200)                       // others may still look for the one before elsewhere
 	s.address = fmt.Sprintf("%d.%d.%d.%d", host[0], host[1], host[2]+1, n) // in the range of a's containers
 	s.mac = fmt.Sprintf("02:42:00:00:00:%02x", n)
 	return s
@@ -212,7 +214,7 @@ func (d *dock) alone(ctx context.Context, mib int) (*dockerAlone, error) {
 	if _, err := run(ctx, d.a, "docker", "checkpoint", "create", "--leave-running", s.id, "probe"); ctx.Err() != nil {
 		return nil, ctx.Err()
 	} else if err != nil {
-		a.Refusal = lastLine(err.Error())
+		a.Refusal = d.reason(err)
 		if err := d.stays(ctx, s); err != nil {
 			return nil, err
 		}
@@ -240,8 +242,15 @@ func (d *dock) stays(ctx context.Context, s *docked) error {
 	return eventually(ctx, "the client goes on after the checkpoint that failed", func() bool { return s.client.last().progress() > before.progress() })
 }
 
-// lastLine is the end of what a command said.
-func lastLine(text string) string {
-	text = strings.TrimSpace(text)
-	return text[strings.LastIndexByte(text, '\n')+1:]
+// logOfCRIU is where Docker says that CRIU's is.
+var logOfCRIU = regexp.MustCompile(`path= *(/\S+/criu-dump\.log)`)
+
+// reason is what CRIU says of a checkpoint that failed on host a, or else Docker.
+func (d *dock) reason(failed error) string {
+	if m := logOfCRIU.FindStringSubmatch(failed.Error()); m != nil {
+		if cause, err := criu.FirstCause(d.a.Path(m[1])); err == nil {
+			return "CRIU: " + cause.Text
+		}
+	}
+	return failed.Error()
 }
