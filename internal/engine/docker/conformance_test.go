@@ -5,6 +5,7 @@ package docker
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -113,6 +114,39 @@ func TestConformance(t *testing.T) {
 		mode = "mt"
 	}
 	enginetest.Run(t, func(t *testing.T) *enginetest.Bench { return newBench(t, mode).suite() })
+}
+
+// TestDiscard takes away what a migration has left whose agent died at its furthest.
+func TestDiscard(t *testing.T) {
+	b := newBench(t, "host")
+	c, _, err := b.src.Inspect(t.Context(), b.start(t, engine.StatusRunning))
+	check(t, err)
+	before := b.left(t)
+	const id = "discarded"
+	ctx, _, err := b.dst.Hold(t.Context(), id)
+	check(t, err)
+	missing, err := b.dst.MissingBlobs(ctx, c.Image)
+	check(t, err)
+	for _, blob := range missing {
+		r, err := b.src.OpenBlob(ctx, blob)
+		check(t, err)
+		check(t, errors.Join(b.dst.IngestBlob(ctx, blob, r), r.Close()))
+	}
+	_, err = b.dst.PrepareImage(ctx, c)
+	check(t, err)
+	s, err := decodeSpec(c.Spec)
+	check(t, err)
+	s.Annotations = map[string]string{criuAnnotation: "/run/migrate/" + id + ".conf"}
+	spec, err := json.Marshal(s)
+	check(t, err)
+	_, err = b.dst.Register(ctx, c, spec)
+	check(t, err)
+	for range 2 {
+		check(t, b.dst.Discard(t.Context(), c, id))
+	}
+	if after := b.left(t); !slices.Equal(after, before) {
+		t.Errorf("left is\n%s\nand was\n%s", strings.Join(after, "\n"), strings.Join(before, "\n"))
+	}
 }
 
 // managed says whether this version of Docker restores containers with networks of their own.
