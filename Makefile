@@ -47,7 +47,7 @@ lint: go ## check formatting, go vet, staticcheck
 fuzz: go ## run each fuzz target for FUZZTIME (default 10m)
 	@scripts/fuzz.sh
 
-bench: root deps build ## measure downtime, total time, link use and load beside plain CRIU, ctr and podman (needs root)
+bench: root deps build ## measure downtime, total time, link use and load beside plain CRIU, ctr, podman and Docker (needs root)
 	@$(GO) run ./testbed/cmd/bench
 
 torture: root deps build ## move programs that check their own memory MIGRATIONS times (default 500), comparing every page, with faults (needs root)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"strings"
 
 	"migrate/testbed/internal/lan"
@@ -61,13 +62,18 @@ var dockerConfig = object{
 	"log-driver":   "json-file",
 }
 
-func (d Docker) files() []file {
+// files of a host whose Docker keeps images in containerd, or in a store of its own.
+func (d Docker) files(inContainerd bool) []file {
 	if d == DockerNone {
 		return nil
 	}
-	text, err := json.Marshal(dockerConfig)
+	config := maps.Clone(dockerConfig)
+	if inContainerd {
+		config["features"] = object{"containerd-snapshotter": true}
+	}
+	text, err := json.Marshal(config)
 	if err != nil {
-		panic(err) // a map of strings and booleans
+		panic(err) // maps of strings and booleans
 	}
 	return []file{{"/etc/docker/daemon.json", 0o644, string(text) + "\n"}}
 }

@@ -47,7 +47,7 @@ func (h *Host) files(keys keys) []file {
 		{"/etc/containerd/config.toml", 0o644, h.bed.state.Docker.containerdConfig()},
 		{"/etc/cni/net.d/10-mt.conflist", 0o644, h.cniConfig()},
 	}
-	files = append(files, h.bed.state.Docker.files()...)
+	files = append(files, h.bed.state.Docker.files(h.state.InContainerd)...)
 	return append(files, keys.files()...)
 }
 

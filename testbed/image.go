@@ -177,7 +177,10 @@ func (h *Host) ImportImage(ctx context.Context, archive string) error {
 	}
 	defer f.Close()
 	argv := []string{"ctr", "images", "import", "--local", "-"}
-	if h.bed.state.Docker != DockerNone {
+	switch {
+	case h.state.InContainerd:
+		argv = []string{"sh", "-euc", loadScript}
+	case h.bed.state.Docker != DockerNone:
 		argv = []string{"docker", "load"}
 	}
 	cmd := h.Command(ctx, argv...)
@@ -185,3 +188,12 @@ func (h *Host) ImportImage(ctx context.Context, archive string) error {
 	_, err = output(cmd, h.Name, slices.Concat(argv, []string{archive}))
 	return err
 }
+
+// loadScript has Docker keep the image in containerd, under a name by which Docker finds it.
+const loadScript = `
+docker load >/dev/null
+for name in $(ctr -n moby images ls -q | grep ^testbed/); do
+	ctr -n moby images tag --force $name docker.io/$name >/dev/null
+	ctr -n moby images rm $name >/dev/null
+done
+`

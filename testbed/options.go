@@ -19,12 +19,13 @@ type Options struct {
 	Hosts []string // default a, b, c
 	Link  string   // rate of every host's link each way: none, 100mbit, 1gbit, 10gbit
 
-	Packages []string          // Debian packages that the hosts have besides the usual ones
-	Docker   Docker            // gives the hosts Docker, whose daemon is at work from the start
-	Images   []string          // images that are imported into every host, see [Images]
-	Binaries map[string]string // name in /usr/local/bin of every host → file to copy there
-	Binds    map[string]string // path in every host → file or directory of the machine to show there
-	Workload string            // file of the static test program for the image "tools"; default: built with go
+	Packages     []string          // Debian packages that the hosts have besides the usual ones
+	Docker       Docker            // gives the hosts Docker, whose daemon is at work from the start
+	InContainerd []string          // hosts whose Docker keeps images in containerd; the others' has a store of its own
+	Images       []string          // images that are imported into every host, see [Images]
+	Binaries     map[string]string // name in /usr/local/bin of every host → file to copy there
+	Binds        map[string]string // path in every host → file or directory of the machine to show there
+	Workload     string            // file of the static test program for the image "tools"; default: built with go
 
 	// Cgroup2 shows the hosts a cgroup2 mount only. Controllers that the machine uses
 	// in version 1 are missing there; ctr run then needs --cpu-shares=0.
@@ -71,6 +72,11 @@ func (o Options) check() error {
 		}
 		if slices.Contains(o.Hosts[:i], host) {
 			return fmt.Errorf("host name %q is given twice", host)
+		}
+	}
+	for _, host := range o.InContainerd {
+		if o.Docker == DockerNone || !slices.Contains(o.Hosts, host) {
+			return fmt.Errorf("host %q is to keep Docker's images in containerd, and is not there or has no Docker", host)
 		}
 	}
 	if _, err := lan.ParseRate(o.Link); err != nil {

@@ -30,6 +30,8 @@ type hostState struct {
 	Init  process
 	Rate  lan.Rate
 	Cut   bool
+
+	InContainerd bool // Docker's images are
 }
 
 func readState(path string) (*state, error) {

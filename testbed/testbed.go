@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 
@@ -82,7 +83,7 @@ func raise(ctx context.Context, at place, root string, options Options) (*Testbe
 		return nil, err
 	}
 	for i, name := range options.Hosts {
-		s.Hosts = append(s.Hosts, &hostState{Name: name, Index: i, Rate: rate})
+		s.Hosts = append(s.Hosts, &hostState{Name: name, Index: i, Rate: rate, InContainerd: slices.Contains(options.InContainerd, name)})
 	}
 	if err := reserve(ctx, s); err != nil {
 		return nil, err

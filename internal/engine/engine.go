@@ -84,6 +84,8 @@ type Blob struct {
 	Digest    string `json:"digest"` // algorithm:hex
 	MediaType string `json:"media_type"`
 	Size      int64  `json:"size"` // bytes
+	// Diff is the digest of what a compressed layer unpacks to, where the engine needs to know.
+	Diff string `json:"diff,omitempty"`
 }
 
 // Image is the image that a container was made from. Blobs lists, for the container's platform only, every blob the

@@ -1,6 +1,7 @@
 package scenarios
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"migrate/testbed"
 )
@@ -274,6 +276,9 @@ func TestDocker28(t *testing.T) {
 	}
 }
 
+// suiteLimit bounds the engine's suite, several of which run beside everything else.
+const suiteLimit = 8 * time.Minute
+
 // TestDockerInsideAHost runs the engine's conformance suite on hosts of both generations.
 func TestDockerInsideAHost(t *testing.T) {
 	t.Parallel()
@@ -283,16 +288,24 @@ func TestDockerInsideAHost(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the tests of the engine: %v\n%s", err, out)
 	}
-	for _, d := range []*dock{dock26, dock28} {
-		t.Run(string(d.generation), func(t *testing.T) {
+	for _, d := range allDocks {
+		t.Run(d.name, func(t *testing.T) {
 			t.Parallel()
 			d.up(t)
 			h := d.bed.Hosts()[len(d.hosts)-1]
+			if d.imagesAt != nil {
+				images := testbed.Images{Names: []string{testbed.ImageTools}, Hosts: []string{h.Name}, Workload: programs["workload"]}
+				if err := d.bed.Import(t.Context(), images); err != nil {
+					t.Fatal(err)
+				}
+			}
 			if err := h.Install(binary, "inhost-docker"); err != nil {
 				t.Fatal(err)
 			}
-			out, err := try(h, "inhost-docker", "-test.v")
-			if err != nil || strings.Contains(out, "--- SKIP") || !strings.Contains(out, "--- PASS") {
+			ctx, cancel := context.WithTimeout(t.Context(), suiteLimit)
+			defer cancel()
+			said, err := h.Command(ctx, "inhost-docker", "-test.v").CombinedOutput()
+			if out := string(said); err != nil || strings.Contains(out, "--- SKIP") || !strings.Contains(out, "--- PASS") {
 				t.Errorf("the tests of the engine: %v\n%s", err, out)
 			}
 		})

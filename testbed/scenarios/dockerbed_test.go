@@ -18,24 +18,37 @@ type dock struct {
 	generation testbed.Docker
 	name       string
 	hosts      []string
-	once       sync.Once
-	bed        *testbed.Testbed
-	err        error
+
+	inContainerd []string // hosts whose Docker keeps images there
+	imagesAt     []string // hosts that have images; default: all
+
+	once sync.Once
+	bed  *testbed.Testbed
+	err  error
 }
 
 var (
 	dock26 = &dock{generation: testbed.Docker26, name: bedName + "-d26", hosts: []string{"a", "b", "c"}}
 	dock28 = &dock{generation: testbed.Docker28, name: bedName + "-d28", hosts: []string{"a", "b"}}
+
+	// Hosts of these keep images in different ways, and only the first has any.
+	stores26 = &dock{generation: testbed.Docker26, name: bedName + "-s26", hosts: []string{"a", "b", "c"}, inContainerd: []string{"b", "c"}, imagesAt: []string{"a"}}
+	stores28 = &dock{generation: testbed.Docker28, name: bedName + "-s28", hosts: []string{"a", "b"}, inContainerd: []string{"b"}, imagesAt: []string{"a"}}
+
+	allDocks = []*dock{dock26, dock28, stores26, stores28}
 )
 
 // up returns the hosts.
 func (d *dock) up(t *testing.T) (a, b *testbed.Host) {
 	t.Helper()
 	d.once.Do(func() {
+		images := testbed.Images{Names: []string{testbed.ImageRedis, testbed.ImageTools}, Hosts: d.imagesAt, Workload: programs["workload"]}
 		d.bed, d.err = testbed.Up(context.Background(), testbed.Options{
-			Name: d.name, Hosts: d.hosts, Images: []string{testbed.ImageRedis, testbed.ImageTools}, Workload: programs["workload"],
-			Binaries: programs, Docker: d.generation, Replace: true,
+			Name: d.name, Hosts: d.hosts, Binaries: programs, Docker: d.generation, InContainerd: d.inContainerd, Replace: true,
 		})
+		if d.err == nil {
+			d.err = d.bed.Import(context.Background(), images)
+		}
 		if d.err != nil {
 			return
 		}
@@ -61,6 +74,7 @@ func (d *dock) down(ctx context.Context) error {
 			"mounts of stages":  {"sh", "-c", "grep -E ' /run/(migrate|scn)|/checkpoints/' /proc/mounts || true"},
 			"processes of CRIU": {"sh", "-c", "pgrep -a criu || true"},
 			"spools of images":  {"sh", "-c", "ls -d /run/scn/*/state/docker/* 2>/dev/null || true"},
+			"leases":            {"sh", "-c", "ctr -n moby leases ls -q | grep ^migrate- || true"},
 		} {
 			if text, err := lookFor(ctx, h, argv); err != nil || text != "" {
 				errs = append(errs, fmt.Errorf("host %s of %s is left with %s: %s %w", h.Name, d.name, what, text, err))

@@ -86,7 +86,11 @@ func mainTest(m *testing.M) (code int, err error) {
 		}
 	}
 	code = m.Run()
-	return code, errors.Join(globalCheck(ctx), dock26.down(ctx), dock28.down(ctx))
+	err = globalCheck(ctx)
+	for _, d := range allDocks {
+		err = errors.Join(err, d.down(ctx))
+	}
+	return code, err
 }
 
 func takeDown(ctx context.Context) error {

@@ -10,6 +10,7 @@ import (
 
 	"migrate/internal/cni"
 	"migrate/internal/engine"
+	"migrate/internal/engine/imagestore"
 	"migrate/internal/engine/local"
 )
 
@@ -54,8 +55,8 @@ func (e *Engine) checkRuntime(ctx context.Context, c *engine.Container) error {
 	if _, err := safeRuntimeOptions(c.RuntimeOpts); err != nil {
 		return err
 	}
-	if !overlays(c.Snapshotter) && c.Snapshotter != native {
-		return unfit(c.Snapshotter)
+	if !imagestore.Separate(c.Snapshotter) {
+		return imagestore.Unfit(c.Snapshotter)
 	}
 	plugins, err := e.client.IntrospectionService().Plugins(ctx, "type==io.containerd.snapshotter.v1", "id=="+c.Snapshotter)
 	if err != nil {

@@ -34,6 +34,7 @@ import (
 
 	"migrate/internal/cni"
 	"migrate/internal/engine"
+	"migrate/internal/engine/imagestore"
 )
 
 // Name is the engine's name in descriptions and reports.
@@ -104,11 +105,11 @@ func (o *Options) setDefaults() {
 type Engine struct {
 	opts   Options
 	client *client.Client
+	images *imagestore.Store
 	cni    *cni.Host
 	log    *slog.Logger
 
 	baseline func() (*cni.Baseline, error) // made once, when first asked for
-	unpacks  keyedMutex                    // by chain id
 }
 
 var _ engine.Engine = (*Engine)(nil)
@@ -134,7 +135,7 @@ func New(ctx context.Context, opts Options) (*Engine, error) {
 			opts.Address, err)
 	}
 	return &Engine{
-		opts: opts, client: c, log: opts.Logger,
+		opts: opts, client: c, images: imagestore.New(c), log: opts.Logger,
 		cni: cni.New(cni.Config{
 			ConfDir: opts.CNIConfDir, BinDirs: opts.CNIBinDirs, CacheDir: opts.CNICacheDir, Logger: opts.Logger,
 		}),

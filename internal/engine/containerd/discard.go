@@ -3,11 +3,9 @@ package containerd
 import (
 	"context"
 	"errors"
-	"fmt"
-
-	"github.com/containerd/containerd/v2/core/leases"
 
 	"migrate/internal/engine"
+	"migrate/internal/engine/imagestore"
 )
 
 // Discard implements engine.Engine. The lease is made before anything else and goes last, so that without it there is
@@ -24,7 +22,7 @@ func (e *Engine) Discard(ctx context.Context, c *engine.Container, id string) er
 	if c.Network.Mode == engine.NetworkCNI {
 		steps = append(steps, func(context.Context) error { return e.cni.Forget(c.Network.NetNS) }, e.dropNetwork(c.Network))
 	}
-	made := leases.WithLease(ctx, leaseID(id))
+	made := imagestore.Held(ctx, id)
 	for _, name := range []string{c.Image.Name, digestName(c.Image)} {
 		steps = append(steps, e.removeImage(made, name))
 	}
@@ -40,17 +38,13 @@ func (e *Engine) Discard(ctx context.Context, c *engine.Container, id string) er
 
 // Release implements engine.Engine.
 func (e *Engine) Release(ctx context.Context, id string) error {
-	return e.release(leases.Lease{ID: leaseID(id)})(ctx)
+	ctx, cancel := e.call(ctx, createLimit)
+	defer cancel()
+	return e.images.Release(ctx, id)
 }
-
-func leaseID(id string) string { return "migrate-" + id }
 
 func (e *Engine) holds(ctx context.Context, id string) (bool, error) {
 	ctx, cancel := e.call(ctx, callLimit)
 	defer cancel()
-	list, err := e.client.LeasesService().List(ctx, fmt.Sprintf("id==%q", leaseID(id)))
-	if err != nil {
-		return false, fmt.Errorf("look up lease %s: %w", leaseID(id), err)
-	}
-	return len(list) > 0, nil
+	return e.images.Holds(ctx, id)
 }

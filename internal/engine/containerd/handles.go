@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/typeurl/v2"
 
 	"migrate/internal/engine"
+	"migrate/internal/engine/imagestore"
 	"migrate/internal/engine/local"
 )
 
@@ -23,7 +24,7 @@ func (e *Engine) handles(ctx context.Context, s *subject, c *engine.Container) (
 	if err != nil {
 		return nil, fmt.Errorf("look up mounts of snapshot %q: %w", r.SnapshotKey, err)
 	}
-	upper, err := upperDir(r.Snapshotter, mounts)
+	upper, err := imagestore.UpperDir(r.Snapshotter, mounts)
 	if err != nil {
 		return nil, err
 	}

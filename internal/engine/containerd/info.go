@@ -26,7 +26,8 @@ func (e *Engine) Info(ctx context.Context) (engine.Info, error) {
 	var tools sync.WaitGroup
 	tools.Go(func() { info.Runtime = local.ToolVersion(ctx, e.log, e.opts.Runc, local.RuncVersion) })
 	tools.Go(func() { info.CRIU = local.ToolVersion(ctx, e.log, e.opts.CRIU, local.CRIUVersion) })
-	info.Snapshotter, info.Root = e.defaultSnapshotter(cctx), e.snapshotRoot(cctx)
+	info.Snapshotter = e.defaultSnapshotter(cctx)
+	info.Root = e.images.Root(cctx, info.Snapshotter)
 	tools.Wait()
 	return info, nil
 }
@@ -38,18 +39,4 @@ func (e *Engine) defaultSnapshotter(ctx context.Context) string {
 		return "overlayfs"
 	}
 	return name
-}
-
-// snapshotRoot is where the default snapshotter keeps file systems, "" when it does not tell.
-func (e *Engine) snapshotRoot(ctx context.Context) string {
-	plugins, err := e.client.IntrospectionService().Plugins(ctx, "type==io.containerd.snapshotter.v1", "id=="+e.defaultSnapshotter(ctx))
-	if err != nil {
-		return ""
-	}
-	for _, p := range plugins.Plugins {
-		if root := p.Exports["root"]; root != "" {
-			return root
-		}
-	}
-	return ""
 }

@@ -3,6 +3,8 @@ package containerd
 import (
 	"maps"
 	"strings"
+
+	"migrate/internal/engine/imagestore"
 )
 
 // Labels of containerd's restart monitor (containerd, core/runtime/restart). While a migration is under way it must not see the
@@ -19,9 +21,6 @@ const (
 	gcPrefix    = "containerd.io/gc."
 	snapshotRef = "containerd.io/snapshot.ref"
 )
-
-// ownerLabel marks what a migration made, by the id of its lease.
-const ownerLabel = "migrate/owner"
 
 // recordLabels are the labels a container record gets while it is being restored.
 func recordLabels(labels map[string]string) map[string]string {
@@ -44,7 +43,7 @@ func adoptedLabels(labels map[string]string) map[string]string {
 func storeLabels(labels map[string]string) map[string]string {
 	out := map[string]string{}
 	for key, value := range labels {
-		if !strings.HasPrefix(key, gcPrefix) && key != snapshotRef && key != ownerLabel {
+		if !strings.HasPrefix(key, gcPrefix) && key != snapshotRef && key != imagestore.OwnerLabel {
 			out[key] = value
 		}
 	}

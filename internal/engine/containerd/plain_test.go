@@ -11,10 +11,10 @@ import (
 	"testing"
 
 	"github.com/containerd/containerd/api/types/runc/options"
-	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/typeurl/v2"
 
 	"migrate/internal/engine"
+	"migrate/internal/engine/imagestore"
 )
 
 func TestNewSaysWhatIsMissing(t *testing.T) {
@@ -30,24 +30,6 @@ func TestNewSaysWhatIsMissing(t *testing.T) {
 	}
 	if _, err := New(t.Context(), Options{Namespace: "a/b"}); err == nil {
 		t.Error("New took a namespace with a slash")
-	}
-}
-
-func TestUpperDir(t *testing.T) {
-	overlay := mount.Mount{Type: "overlay", Source: "overlay", Options: []string{"workdir=/s/1/work", "upperdir=/s/1/fs", "lowerdir=/s/0/fs"}}
-	bind := mount.Mount{Type: "bind", Source: "/s/1/fs", Options: []string{"rw", "rbind"}}
-	for _, test := range []struct {
-		snapshotter string
-		mounts      []mount.Mount
-		want        string
-	}{
-		{"overlayfs", []mount.Mount{overlay}, "/s/1/fs"}, {"overlayfs", []mount.Mount{bind}, "/s/1/fs"},
-		{"native", []mount.Mount{bind}, "/s/1/fs"}, {"devmapper", []mount.Mount{{Type: "ext4", Source: "/dev/mapper/x"}}, ""}, {"btrfs", []mount.Mount{bind}, ""}, {"overlayfs", nil, ""},
-	} {
-		got, err := upperDir(test.snapshotter, test.mounts)
-		if got != test.want || (err != nil) != (test.want == "") || err != nil && !errors.Is(err, engine.ErrUnsupported) {
-			t.Errorf("upperDir(%s, %v) = %q, %v", test.snapshotter, test.mounts, got, err)
-		}
 	}
 }
 
@@ -98,7 +80,7 @@ func TestLabels(t *testing.T) {
 	if got := adoptedLabels(theirs); len(got) != 3 || got[restartStatus] != "running" || got[restartLogURI] != "" {
 		t.Errorf("adoptedLabels = %v", got)
 	}
-	if got := storeLabels(map[string]string{"a": "b", snapshotRef: "x", gcPrefix + "ref.content": "y", ownerLabel: "z"}); len(got) != 1 {
+	if got := storeLabels(map[string]string{"a": "b", snapshotRef: "x", gcPrefix + "ref.content": "y", imagestore.OwnerLabel: "z"}); len(got) != 1 {
 		t.Errorf("storeLabels = %v", got)
 	}
 	if recordLabels(nil) != nil {

@@ -6,14 +6,13 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/platforms"
 
 	"migrate/internal/engine"
+	"migrate/internal/engine/imagestore"
 	"migrate/internal/engine/local"
 )
 
@@ -24,36 +23,23 @@ func (e *Engine) PrepareImage(ctx context.Context, c *engine.Container) (engine.
 	}
 	ctx, cancel := e.call(ctx, unpackLimit)
 	defer cancel()
-	target := descriptor(c.Image.Target)
-	p, err := findManifest(ctx, e.client.ContentStore(), target, c.Image.ChainID)
+	p, err := e.images.Find(ctx, imagestore.Descriptor(c.Image.Target), c.Image.ChainID)
 	if err != nil {
 		return nil, fmt.Errorf("prepare image %q: %w", c.Image.Name, err)
 	}
-	if err := e.labelContent(ctx, p); err != nil {
+	if err := e.images.Label(ctx, p); err != nil {
 		return nil, fmt.Errorf("prepare image %q: %w", c.Image.Name, err)
 	}
 	name, undo, err := e.nameImage(ctx, c.Image)
 	if err != nil {
 		return nil, fmt.Errorf("prepare image %q: %w", c.Image.Name, err)
 	}
-	if err := e.unpack(ctx, c.Snapshotter, p); err != nil {
+	if err := e.images.Unpack(ctx, c.Snapshotter, p); err != nil {
 		err = fmt.Errorf("unpack image %q: %w", c.Image.Name, err)
 		return nil, errors.Join(err, undo(context.WithoutCancel(ctx)))
 	}
 	c.Image.Name = name
 	return undo, nil
-}
-
-// labelContent makes each blob keep those it refers to from garbage collection, as a pull does.
-func (e *Engine) labelContent(ctx context.Context, p *path) error {
-	store := e.client.ContentStore()
-	label := images.SetChildrenLabels(store, images.ChildrenHandler(store))
-	for _, d := range append(p.indexes, p.manifest) {
-		if _, err := label(ctx, d); err != nil {
-			return fmt.Errorf("label %s: %w", d.Digest, err)
-		}
-	}
-	return nil
 }
 
 // nameImage finds or makes the image's record and says what it is called.
@@ -93,9 +79,9 @@ func (e *Engine) createImage(ctx context.Context, name string, img engine.Image)
 	store := e.client.ImageService()
 	labels := storeLabels(img.Labels)
 	if lease, ok := leases.FromContext(ctx); ok {
-		labels[ownerLabel] = lease
+		labels[imagestore.OwnerLabel] = lease
 	}
-	_, err = store.Create(ctx, images.Image{Name: name, Target: descriptor(img.Target), Labels: labels})
+	_, err = store.Create(ctx, images.Image{Name: name, Target: imagestore.Descriptor(img.Target), Labels: labels})
 	if err == nil {
 		return true, nil
 	}
@@ -120,7 +106,7 @@ func (e *Engine) removeImage(made context.Context, name string) engine.Undo {
 		defer cancel()
 		store := e.client.ImageService()
 		have, err := store.Get(ctx, name)
-		if errdefs.IsNotFound(err) || err == nil && have.Labels[ownerLabel] != owner {
+		if errdefs.IsNotFound(err) || err == nil && have.Labels[imagestore.OwnerLabel] != owner {
 			return nil
 		} else if err != nil {
 			return fmt.Errorf("look up image %q: %w", name, err)
@@ -139,24 +125,6 @@ func (e *Engine) removeImage(made context.Context, name string) engine.Undo {
 	}
 }
 
-// unpack applies the layers. Several containers of one image arrive together: in this process they take turns, and
-// containerd sorts out what other processes do.
-func (e *Engine) unpack(ctx context.Context, snapshotter string, p *path) error {
-	defer e.unpacks.lock(p.chainID)()
-	// Naming the manifest itself, not the index, leaves containerd no choice of platform.
-	image := client.NewImageWithPlatform(e.client, images.Image{Name: p.manifest.Digest.String(), Target: p.manifest}, platforms.All)
-	if err := image.Unpack(ctx, snapshotter); err != nil {
-		return err
-	}
-	if p.chainID == "" {
-		return nil
-	}
-	if _, err := e.snapshotter(snapshotter).Stat(ctx, p.chainID); err != nil {
-		return fmt.Errorf("look up unpacked layers: %w", err)
-	}
-	return nil
-}
-
 // PrepareRootfs implements engine.Engine.
 func (e *Engine) PrepareRootfs(ctx context.Context, c *engine.Container) (string, engine.Undo, error) {
 	if err := validContainer(c); err != nil {
@@ -171,8 +139,8 @@ func (e *Engine) PrepareRootfs(ctx context.Context, c *engine.Container) (string
 		return "", nil, fmt.Errorf("prepare snapshot %q: %w", c.SnapshotKey, err)
 	}
 	undo := local.Once(e.dropSnapshot(c.Snapshotter, c.SnapshotKey))
-	upper, err := upperDir(c.Snapshotter, mounts)
-	if err == nil && c.Snapshotter == native {
+	upper, err := imagestore.UpperDir(c.Snapshotter, mounts)
+	if err == nil && c.Snapshotter == imagestore.Native {
 		err = emptied(upper) // the source sends the image's files with the container's
 	}
 	if err != nil {

@@ -73,7 +73,7 @@ func (e *Engine) checkDaemon(ctx context.Context, info system.Info, c *engine.Co
 		return unfit("set \"experimental\": true in /etc/docker/daemon.json and restart Docker",
 			"Docker starts containers from checkpoints only with experimental features on")
 	}
-	if err := checkStorage(info); err != nil {
+	if err := e.checkStorage(info); err != nil {
 		return err
 	}
 	if c.Network.Mode != engine.NetworkManaged && c.Network.Mode != engine.NetworkNone {

@@ -4,6 +4,8 @@ package docker
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -31,6 +33,7 @@ const (
 	secondSocket = "/run/docker2.sock"
 	secondSpace  = "moby2"
 	secondBridge = "docker2"
+	secondConfig = "/etc/docker/second.json"
 )
 
 func TestMain(m *testing.M) {
@@ -45,7 +48,24 @@ func TestMain(m *testing.M) {
 }
 
 func startSecond() (stop func(), err error) {
-	cmd := exec.Command("dockerd", "--data-root", secondRoot, "--exec-root", secondExec, "--host", "unix://"+secondSocket,
+	// what is on the command line must not be in the file
+	config, err := os.ReadFile("/etc/docker/daemon.json")
+	if err != nil {
+		return nil, err
+	}
+	var options struct {
+		Features map[string]bool `json:"features,omitempty"`
+	}
+	if err := json.Unmarshal(config, &options); err != nil {
+		return nil, err
+	}
+	if config, err = json.Marshal(options); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(secondConfig, config, 0o600); err != nil {
+		return nil, err
+	}
+	cmd := exec.Command("dockerd", "--config-file", secondConfig, "--data-root", secondRoot, "--exec-root", secondExec, "--host", "unix://"+secondSocket,
 		"--bridge", secondBridge, "--iptables=false", "--ip6tables=false",
 		"--pidfile", "/run/docker2.pid", "--containerd", "/run/containerd/containerd.sock", "--containerd-namespace", secondSpace,
 		"--containerd-plugins-namespace", "plugins.moby2", "--experimental")
@@ -61,10 +81,6 @@ func startSecond() (stop func(), err error) {
 	}
 	defer log.Close()
 	cmd.Stdout, cmd.Stderr = log, log
-	if err := os.Rename("/etc/docker/daemon.json", "/etc/docker/daemon.json.first"); err != nil {
-		return nil, err // its options are on the command line
-	}
-	defer os.Rename("/etc/docker/daemon.json.first", "/etc/docker/daemon.json")
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -98,6 +114,39 @@ func TestConformance(t *testing.T) {
 		mode = "mt"
 	}
 	enginetest.Run(t, func(t *testing.T) *enginetest.Bench { return newBench(t, mode).suite() })
+}
+
+// TestDiscard takes away what a migration has left whose agent died at its furthest.
+func TestDiscard(t *testing.T) {
+	b := newBench(t, "host")
+	c, _, err := b.src.Inspect(t.Context(), b.start(t, engine.StatusRunning))
+	check(t, err)
+	before := b.left(t)
+	const id = "discarded"
+	ctx, _, err := b.dst.Hold(t.Context(), id)
+	check(t, err)
+	missing, err := b.dst.MissingBlobs(ctx, c.Image)
+	check(t, err)
+	for _, blob := range missing {
+		r, err := b.src.OpenBlob(ctx, blob)
+		check(t, err)
+		check(t, errors.Join(b.dst.IngestBlob(ctx, blob, r), r.Close()))
+	}
+	_, err = b.dst.PrepareImage(ctx, c)
+	check(t, err)
+	s, err := decodeSpec(c.Spec)
+	check(t, err)
+	s.Annotations = map[string]string{criuAnnotation: "/run/migrate/" + id + ".conf"}
+	spec, err := json.Marshal(s)
+	check(t, err)
+	_, err = b.dst.Register(ctx, c, spec)
+	check(t, err)
+	for range 2 {
+		check(t, b.dst.Discard(t.Context(), c, id))
+	}
+	if after := b.left(t); !slices.Equal(after, before) {
+		t.Errorf("left is\n%s\nand was\n%s", strings.Join(after, "\n"), strings.Join(before, "\n"))
+	}
 }
 
 // managed says whether this version of Docker restores containers with networks of their own.
@@ -224,6 +273,7 @@ func (b *bench) left(t *testing.T) []string {
 	for _, v := range volumes.Items {
 		add("volume", v.Name)
 	}
+	b.leftInContainerd(t, add)
 	for kind, pattern := range map[string]string{
 		"image": "image/overlay2/layerdb/sha256/*", "file": "containers/*", "mount": "image/overlay2/layerdb/mounts/*", "image ": "overlay2/*",
 	} {
@@ -251,6 +301,24 @@ func (b *bench) left(t *testing.T) []string {
 	}
 	slices.Sort(left)
 	return left
+}
+
+// leftInContainerd lists what the second daemon, and a migration, keep there.
+func (b *bench) leftInContainerd(t *testing.T, add func(kind, name string)) {
+	t.Helper()
+	for kind, args := range map[string][]string{
+		"lease": {"leases", "ls", "-q"}, "image": {"images", "ls", "-q"}, "blob": {"content", "ls", "-q"}, "ingest": {"content", "active"}, "snapshot": {"snapshots", "ls"},
+	} {
+		out, err := exec.Command("ctr", append([]string{"-n", secondSpace}, args...)...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("ctr %v: %v\n%s", args, err, out)
+		}
+		for line := range strings.Lines(string(out)) {
+			if f := strings.Fields(line); len(f) > 0 && f[0] != "KEY" && f[0] != "REF" {
+				add(kind, f[0])
+			}
+		}
+	}
 }
 
 func check(t *testing.T, err error) {

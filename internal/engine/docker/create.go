@@ -87,21 +87,28 @@ func (e *Engine) createRequest(ctx context.Context, c *engine.Container, spec js
 	if c.Network.Mode == engine.NetworkHost || c.Network.Mode == engine.NetworkJoined {
 		config.Hostname, config.Domainname = "", "" // the daemon takes no other than the owner's
 	}
-	if config.Image = e.imageFor(ctx, c.Image); config.Image != c.Image.Name {
+	if config.Image, err = e.imageFor(ctx, c.Image); err != nil {
+		return nil, err
+	}
+	if config.Image != c.Image.Name {
 		host.Annotations[imageAnnotation] = c.Image.Name
 	}
 	return &client.ContainerCreateOptions{Config: &config, HostConfig: host, NetworkingConfig: networks, Name: c.ID}, nil
 }
 
 // imageFor is the image's own name where that means the same image, else its id.
-func (e *Engine) imageFor(ctx context.Context, img engine.Image) string {
+func (e *Engine) imageFor(ctx context.Context, img engine.Image) (string, error) {
 	ctx, cancel := e.call(ctx, callLimit)
 	defer cancel()
 	res, err := e.api.ImageInspect(ctx, img.Name)
-	if err == nil && res.ID == img.Target.Digest {
-		return img.Name
+	if err == nil && e.store.is(ctx, res.ID, img) {
+		return img.Name, nil
 	}
-	return img.Target.Digest
+	id, err := e.store.find(ctx, img)
+	if err == nil && id == "" {
+		err = fmt.Errorf("image %q is gone", img.Name)
+	}
+	return id.String(), err
 }
 
 // newVolumes lists the named volumes that the daemon makes for the container.
@@ -147,12 +154,12 @@ func (e *Engine) PrepareRootfs(ctx context.Context, c *engine.Container) (string
 	if err != nil {
 		return "", nil, err
 	}
-	upper, err := upperOf(r)
+	upper, err := e.store.upper(ctx, r)
 	return upper, local.Nothing, err
 }
 
-// upperOf is the container's RW layer.
-func upperOf(r *container.InspectResponse) (string, error) {
+// upper is the container's RW layer.
+func (s *overlayStore) upper(_ context.Context, r *container.InspectResponse) (string, error) {
 	if r.GraphDriver == nil || r.GraphDriver.Data["UpperDir"] == "" {
 		return "", fmt.Errorf("%s has no directory for what it changes: %w", what(nameOf(r)), engine.ErrUnsupported)
 	}

@@ -60,9 +60,14 @@ func (e *Engine) discardContainer(ctx context.Context, c *engine.Container, id s
 }
 
 // Release implements engine.Engine.
-func (e *Engine) Release(_ context.Context, id string) error {
+func (e *Engine) Release(ctx context.Context, id string) error {
 	if !migrations.MatchString(id) {
 		return fmt.Errorf("migration id %q is not one", id)
+	}
+	ctx, cancel := e.call(ctx, killLimit)
+	defer cancel()
+	if err := e.store.release(ctx, id); err != nil {
+		return err
 	}
 	return removeSpool(filepath.Join(e.opts.Spool, id))
 }

@@ -12,7 +12,8 @@
 //
 //	docker.go   options, connection, time limits
 //	info.go     versions, and what of the daemon makes restores possible
-//	inspect.go  a container as a portable description; spec.go, network.go, image.go and options.go help
+//	inspect.go  a container as a portable description; spec.go, network.go and options.go help
+//	store.go    images and RW layers, which are the daemon's own (image.go) or in containerd (snapshots.go)
 //	handles.go  what a dump needs
 //	pause.go lock.go retire.go                              the rest of the source
 //	check.go ingest.go load.go create.go safe.go task.go adopt.go discard.go   the destination
@@ -48,6 +49,8 @@ const (
 	defaultLockDir  = "/run/migrate/lock"
 	defaultSpool    = "/var/lib/migrate/docker"
 	defaultExecRoot = "/run/docker"
+
+	defaultContainerd = "/run/containerd/containerd.sock"
 )
 
 // Time limits.
@@ -67,7 +70,9 @@ type Options struct {
 	ExecRoot  string // the daemon's, holds runc's state
 	LockDir   string
 	Spool     string // takes layers of images until the daemon loads them
-	Logger    *slog.Logger
+	// Containerd is the socket of the containerd in which the daemon keeps images, if it does; default: found out.
+	Containerd string
+	Logger     *slog.Logger
 }
 
 func (o *Options) setDefaults() {
@@ -94,6 +99,10 @@ type Engine struct {
 	api  *client.Client
 	log  *slog.Logger
 	root string // the daemon's data
+
+	driver   string // of its storage
+	store    store
+	storeErr error // why containers cannot be moved with that driver
 }
 
 var _ engine.Engine = (*Engine)(nil)
@@ -116,7 +125,8 @@ func New(ctx context.Context, opts Options) (*Engine, error) {
 		api.Close()
 		return nil, fmt.Errorf("daemon of Docker does not answer at %s: %w: is it running (systemctl status docker)?", opts.Socket, err)
 	}
-	e.root = info.Info.DockerRootDir
+	e.root, e.driver = info.Info.DockerRootDir, info.Info.Driver
+	e.store, e.storeErr = e.openStore(ctx, info.Info)
 	return e, nil
 }
 
@@ -136,7 +146,7 @@ func checkSocket(path string) error {
 }
 
 // Close ends the connection.
-func (e *Engine) Close() error { return e.api.Close() }
+func (e *Engine) Close() error { return errors.Join(e.store.close(), e.api.Close()) }
 
 func (e *Engine) call(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, limit)

@@ -1,15 +1,16 @@
 package docker
 
 import (
+	"context"
 	"fmt"
 
 	"migrate/internal/engine"
 )
 
 // handles gathers what a dump needs.
-func (e *Engine) handles(s *subject, c *engine.Container) (*engine.Handles, error) {
+func (e *Engine) handles(ctx context.Context, s *subject, c *engine.Container) (*engine.Handles, error) {
 	r := s.record
-	upper, err := upperOf(r)
+	upper, err := e.store.upper(ctx, r)
 	if err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/client"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -22,7 +23,7 @@ import (
 )
 
 // What an image consists of here: its configuration, whose digest is the image's id, and its layers as plain archives, each with
-// the digest that the configuration lists. The compressed layers that a registry has are not kept by the daemon.
+// the digest that the configuration lists.
 const (
 	configType = "application/vnd.docker.container.image.v1+json"
 	layerType  = "application/vnd.docker.image.rootfs.diff.tar"
@@ -31,23 +32,31 @@ const (
 // maxConfig bounds an image's configuration, in bytes.
 const maxConfig = 8 << 20
 
+// An overlayStore is the daemon's own: its layers are directories, and the compressed archives that a registry has are not kept.
+type overlayStore struct {
+	root string // the daemon's data
+	api  *client.Client
+}
+
+func (s *overlayStore) files(context.Context) string { return filepath.Join(s.root, overlay2) }
+func (s *overlayStore) close() error                 { return nil }
+
 // imageFile is where the daemon keeps an image's configuration (moby, image/fs.go).
-func (e *Engine) imageFile(id digest.Digest) string {
-	return filepath.Join(e.root, "image", overlay2, "imagedb", "content", id.Algorithm().String(), id.Encoded())
+func (s *overlayStore) imageFile(id digest.Digest) string {
+	return filepath.Join(s.root, "image", overlay2, "imagedb", "content", id.Algorithm().String(), id.Encoded())
 }
 
 // layerDir is where the daemon describes a layer on top of those below it (moby, layer/filestore.go).
-func (e *Engine) layerDir(chain digest.Digest) string {
-	return filepath.Join(e.root, "image", overlay2, "layerdb", chain.Algorithm().String(), chain.Encoded())
+func (s *overlayStore) layerDir(chain digest.Digest) string {
+	return filepath.Join(s.root, "image", overlay2, "layerdb", chain.Algorithm().String(), chain.Encoded())
 }
 
-// describeImage lists the blobs of the image that the container was made from.
-func (e *Engine) describeImage(r *container.InspectResponse) (engine.Image, error) {
+func (s *overlayStore) describe(_ context.Context, r *container.InspectResponse) (engine.Image, error) {
 	id, err := digest.Parse(r.Image)
 	if err != nil {
 		return engine.Image{}, fmt.Errorf("image id %q: %w", r.Image, err)
 	}
-	raw, err := os.ReadFile(e.imageFile(id))
+	raw, err := os.ReadFile(s.imageFile(id))
 	if err != nil {
 		return engine.Image{}, fmt.Errorf("read the configuration of image %s: %w", id, err)
 	}
@@ -64,7 +73,7 @@ func (e *Engine) describeImage(r *container.InspectResponse) (engine.Image, erro
 			continue
 		}
 		seen[diffs[i]] = true
-		size, err := e.layerSize(chain)
+		size, err := s.layerSize(chain)
 		if err != nil {
 			return engine.Image{}, fmt.Errorf("layer %d of image %q: %w", i, img.Name, err)
 		}
@@ -91,8 +100,8 @@ func chains(diffs []digest.Digest) []digest.Digest {
 }
 
 // layerSize is how long the layer's archive is: the daemon keeps what an archive has beside the files' content (tar-split).
-func (e *Engine) layerSize(chain digest.Digest) (size int64, err error) {
-	unpacker, done, err := e.split(chain)
+func (s *overlayStore) layerSize(chain digest.Digest) (size int64, err error) {
+	unpacker, done, err := s.split(chain)
 	if err != nil {
 		return 0, err
 	}
@@ -112,8 +121,8 @@ func (e *Engine) layerSize(chain digest.Digest) (size int64, err error) {
 	}
 }
 
-func (e *Engine) split(chain digest.Digest) (storage.Unpacker, func(), error) {
-	f, err := os.Open(filepath.Join(e.layerDir(chain), "tar-split.json.gz"))
+func (s *overlayStore) split(chain digest.Digest) (storage.Unpacker, func(), error) {
+	f, err := os.Open(filepath.Join(s.layerDir(chain), "tar-split.json.gz"))
 	if err != nil {
 		return nil, nil, fmt.Errorf("read the description of layer %s: %w", chain, err)
 	}
@@ -125,24 +134,23 @@ func (e *Engine) split(chain digest.Digest) (storage.Unpacker, func(), error) {
 	return storage.NewJSONUnpacker(z), func() { z.Close(); f.Close() }, nil
 }
 
-// OpenBlob implements engine.Engine.
-func (e *Engine) OpenBlob(_ context.Context, b engine.Blob) (io.ReadCloser, error) {
+func (s *overlayStore) open(_ context.Context, b engine.Blob) (io.ReadCloser, error) {
 	d, err := digest.Parse(b.Digest)
 	if err != nil {
 		return nil, fmt.Errorf("open blob %q: %w", b.Digest, err)
 	}
 	if b.MediaType == configType {
-		f, err := os.Open(e.imageFile(d))
+		f, err := os.Open(s.imageFile(d))
 		if err != nil {
 			return nil, fmt.Errorf("open blob %s: %w", b.Digest, err)
 		}
 		return f, nil
 	}
-	chain, err := e.findLayer(d)
+	chain, err := s.findLayer(d)
 	if err != nil {
 		return nil, fmt.Errorf("open blob %s: %w", b.Digest, err)
 	}
-	r, err := e.openLayer(chain)
+	r, err := s.openLayer(chain)
 	if err != nil {
 		return nil, fmt.Errorf("open blob %s: %w", b.Digest, err)
 	}
@@ -150,8 +158,8 @@ func (e *Engine) OpenBlob(_ context.Context, b engine.Blob) (io.ReadCloser, erro
 }
 
 // findLayer finds a layer with the given content, whatever lies below it.
-func (e *Engine) findLayer(diff digest.Digest) (digest.Digest, error) {
-	files, err := filepath.Glob(filepath.Join(e.root, "image", overlay2, "layerdb", "sha256", "*", "diff"))
+func (s *overlayStore) findLayer(diff digest.Digest) (digest.Digest, error) {
+	files, err := filepath.Glob(filepath.Join(s.root, "image", overlay2, "layerdb", "sha256", "*", "diff"))
 	if err != nil {
 		return "", err
 	}
@@ -164,16 +172,16 @@ func (e *Engine) findLayer(diff digest.Digest) (digest.Digest, error) {
 }
 
 // openLayer makes the layer's archive again, to the byte.
-func (e *Engine) openLayer(chain digest.Digest) (io.ReadCloser, error) {
-	cache, err := os.ReadFile(filepath.Join(e.layerDir(chain), "cache-id"))
+func (s *overlayStore) openLayer(chain digest.Digest) (io.ReadCloser, error) {
+	cache, err := os.ReadFile(filepath.Join(s.layerDir(chain), "cache-id"))
 	if err != nil {
 		return nil, fmt.Errorf("find the files of layer %s: %w", chain, err)
 	}
-	unpacker, done, err := e.split(chain)
+	unpacker, done, err := s.split(chain)
 	if err != nil {
 		return nil, err
 	}
-	files := storage.NewPathFileGetter(filepath.Join(e.root, overlay2, strings.TrimSpace(string(cache)), "diff"))
+	files := storage.NewPathFileGetter(filepath.Join(s.root, overlay2, strings.TrimSpace(string(cache)), "diff"))
 	return &layerReader{asm.NewOutputTarStream(files, unpacker), done}, nil
 }
 

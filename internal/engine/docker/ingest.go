@@ -28,8 +28,8 @@ const (
 	volumeFile = "volumes"
 )
 
-// Hold implements engine.Engine. The daemon has nothing like a lease: what the migration brings lies in a directory until it is
-// loaded, and what is loaded is in use from then on.
+// Hold implements engine.Engine. What the migration brings lies in its directory until it is loaded, or under a lease of containerd's;
+// what is loaded is in use from then on.
 func (e *Engine) Hold(ctx context.Context, id string) (context.Context, engine.Undo, error) {
 	if !migrations.MatchString(id) {
 		return nil, nil, fmt.Errorf("migration id %q is not one", id)
@@ -43,8 +43,11 @@ func (e *Engine) Hold(ctx context.Context, id string) (context.Context, engine.U
 	} else if err != nil {
 		return nil, nil, fmt.Errorf("make the directory for images: %w", err)
 	}
-	undo := local.Once(func(context.Context) error { return removeSpool(dir) })
-	return context.WithValue(ctx, spoolKey{}, dir), undo, nil
+	held, err := e.store.hold(context.WithValue(ctx, spoolKey{}, dir), id)
+	if err != nil {
+		return nil, nil, errors.Join(err, removeSpool(dir))
+	}
+	return held, local.Once(func(ctx context.Context) error { return e.Release(ctx, id) }), nil
 }
 
 func removeSpool(dir string) error {
@@ -59,27 +62,44 @@ func spoolOf(ctx context.Context) (string, bool) {
 	return dir, ok
 }
 
+// hold needs nothing beside the directory.
+func (s *overlayStore) hold(ctx context.Context, _ string) (context.Context, error) { return ctx, nil }
+func (s *overlayStore) release(context.Context, string) error                       { return nil }
+
 func spooled(dir string, d digest.Digest) string { return filepath.Join(dir, d.Encoded()) }
 
-// MissingBlobs implements engine.Engine. A layer that any image of this host has need not come, whatever lies below it.
-func (e *Engine) MissingBlobs(ctx context.Context, img engine.Image) ([]engine.Blob, error) {
-	if err := validImage(img); err != nil {
-		return nil, err
+// find goes by the configuration, whose digest is the image's id.
+func (s *overlayStore) find(_ context.Context, img engine.Image) (digest.Digest, error) {
+	if id := configOf(img); s.has(id) {
+		return id, nil
 	}
-	if e.hasImage(digest.Digest(img.Target.Digest)) {
-		return nil, nil
-	}
+	return "", nil
+}
+
+func (s *overlayStore) is(_ context.Context, id string, img engine.Image) bool {
+	return id == configOf(img).String()
+}
+
+func (s *overlayStore) has(id digest.Digest) bool {
+	_, err := os.Stat(s.imageFile(id))
+	return err == nil
+}
+
+// missing leaves out layers that any image of this host has, whatever lies below them, and what only a registry's kind of image has.
+func (s *overlayStore) missing(ctx context.Context, img engine.Image) ([]engine.Blob, error) {
 	dir, held := spoolOf(ctx)
 	var missing []engine.Blob
 	for _, b := range img.Blobs {
-		d := digest.Digest(b.Digest)
+		if !isConfig(b) && !isLayer(b) {
+			continue
+		}
 		if held {
-			if _, err := os.Stat(spooled(dir, d)); err == nil {
+			if _, err := os.Stat(spooled(dir, digest.Digest(b.Digest))); err == nil {
 				continue
 			}
 		}
-		if b.MediaType == layerType {
-			if _, err := e.findLayer(d); err == nil {
+		if isLayer(b) {
+			if _, err := s.findLayer(diffOf(b)); err == nil {
 				continue
 			}
 		}
@@ -88,32 +108,8 @@ func (e *Engine) MissingBlobs(ctx context.Context, img engine.Image) ([]engine.B
 	return missing, nil
 }
 
-func (e *Engine) hasImage(id digest.Digest) bool {
-	_, err := os.Stat(e.imageFile(id))
-	return err == nil
-}
-
-func validImage(img engine.Image) error {
-	if img.Name == "" || len(img.Name) > 1024 {
-		return fmt.Errorf("image name %q is empty or too long", img.Name)
-	}
-	for i, b := range img.Blobs {
-		d, err := digest.Parse(b.Digest)
-		if err != nil || d.Algorithm() != digest.SHA256 || b.Size < 0 {
-			return fmt.Errorf("image %q: blob %q of %d bytes is not one", img.Name, b.Digest, b.Size)
-		}
-		if (i == 0) != (b.MediaType == configType) || i > 0 && b.MediaType != layerType || i == 0 && b.Size > maxConfig {
-			return fmt.Errorf("image %q: blob %q is a %q of %d bytes: %w", img.Name, b.Digest, b.MediaType, b.Size, engine.ErrUnsupported)
-		}
-	}
-	if len(img.Blobs) == 0 || img.Blobs[0].Digest != img.Target.Digest {
-		return fmt.Errorf("image %q: its blobs do not begin with its configuration", img.Name)
-	}
-	return nil
-}
-
-// IngestBlob implements engine.Engine.
-func (e *Engine) IngestBlob(ctx context.Context, b engine.Blob, r io.Reader) error {
+// ingest keeps a blob in the directory of the migration until the daemon loads it.
+func (s *overlayStore) ingest(ctx context.Context, b engine.Blob, r io.Reader) error {
 	d, err := digest.Parse(b.Digest)
 	if err != nil {
 		return fmt.Errorf("store blob %q: %w", b.Digest, err)
@@ -126,7 +122,7 @@ func (e *Engine) IngestBlob(ctx context.Context, b engine.Blob, r io.Reader) err
 	if err != nil {
 		return fmt.Errorf("store blob %s: %w", b.Digest, err)
 	}
-	err = errors.Join(store(f, d, b.Size, r), f.Close())
+	err = errors.Join(copyVerified(f, d, b.Size, r), f.Close())
 	if err == nil {
 		err = os.Rename(f.Name(), spooled(dir, d))
 	}
@@ -143,8 +139,8 @@ func ignoreMissing(err error) error {
 	return err
 }
 
-// store copies exactly size bytes and refuses trailing ones, and others than those of the digest.
-func store(w io.Writer, d digest.Digest, size int64, r io.Reader) error {
+// copyVerified copies exactly size bytes and refuses trailing ones, and others than those of the digest.
+func copyVerified(w io.Writer, d digest.Digest, size int64, r io.Reader) error {
 	verifier := d.Verifier()
 	n, err := io.Copy(io.MultiWriter(w, verifier), io.LimitReader(r, size))
 	if err != nil {

@@ -68,7 +68,7 @@ func (e *Engine) Inspect(ctx context.Context, id string) (*engine.Container, *en
 	if err != nil {
 		return nil, nil, fmt.Errorf("inspect %s: %w", what(id), err)
 	}
-	h, err := e.handles(s, c)
+	h, err := e.handles(ctx, s, c)
 	if err != nil {
 		return nil, nil, fmt.Errorf("inspect %s: %w", what(id), err)
 	}
@@ -96,7 +96,7 @@ func (e *Engine) load(ctx context.Context, id string) (*subject, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkStorage(info); err != nil {
+	if err := e.checkStorage(info); err != nil {
 		return nil, err
 	}
 	return s, checkKind(c)
@@ -117,7 +117,7 @@ func checkRunning(id string, s engine.Status) error {
 // describe makes the portable description.
 func (e *Engine) describe(ctx context.Context, s *subject) (*engine.Container, error) {
 	r := s.record
-	image, err := e.describeImage(r)
+	image, err := e.store.describe(ctx, r)
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +136,7 @@ func (e *Engine) describe(ctx context.Context, s *subject) (*engine.Container, e
 	created, _ := time.Parse(time.RFC3339Nano, r.Created) // only for people
 	return &engine.Container{
 		Engine: Name, Namespace: Namespace, ID: nameOf(r), Labels: r.Config.Labels, Image: image,
-		Runtime: r.HostConfig.Runtime, Snapshotter: overlay2,
+		Runtime: r.HostConfig.Runtime, Snapshotter: e.driver,
 		Spec: spec, Options: options, Network: network, Created: created,
 	}, nil
 }

@@ -24,21 +24,23 @@ func (e *Engine) PrepareImage(ctx context.Context, c *engine.Container) (engine.
 	if err := validImage(c.Image); err != nil {
 		return nil, err
 	}
-	id := digest.Digest(c.Image.Target.Digest)
-	if e.hasImage(id) {
+	ctx, cancel := e.call(ctx, loadLimit)
+	defer cancel()
+	if id, err := e.store.find(ctx, c.Image); err != nil {
+		return nil, fmt.Errorf("prepare image %q: %w", c.Image.Name, err)
+	} else if id != "" {
 		return local.Nothing, nil
 	}
 	dir, held := spoolOf(ctx)
 	if !held {
 		return nil, fmt.Errorf("prepare image %q: the migration has no directory for it", c.Image.Name)
 	}
-	ctx, cancel := e.call(ctx, loadLimit)
-	defer cancel()
-	if err := os.WriteFile(filepath.Join(dir, loadedFile), []byte(id), 0o600); err != nil {
-		return nil, fmt.Errorf("prepare image %q: %w", c.Image.Name, err)
+	undo := local.Nothing
+	note := func(id digest.Digest) error {
+		undo = local.Once(e.removeImage(id))
+		return os.WriteFile(filepath.Join(dir, loadedFile), []byte(id), 0o600)
 	}
-	undo := local.Once(e.removeImage(id))
-	if err := e.loadImage(ctx, dir, id); err != nil {
+	if err := e.store.load(ctx, c.Image, note); err != nil {
 		err = fmt.Errorf("load image %q: %w", c.Image.Name, err)
 		return nil, errors.Join(err, undo(context.WithoutCancel(ctx)))
 	}
@@ -67,8 +69,13 @@ func (e *Engine) removeImage(id digest.Digest) func(context.Context) error {
 	}
 }
 
-// loadImage gives the daemon what docker-save(1) would have written, without the layers that it has.
-func (e *Engine) loadImage(ctx context.Context, dir string, id digest.Digest) error {
+// load gives the daemon what docker-save(1) would have written, without the layers that it has.
+func (s *overlayStore) load(ctx context.Context, img engine.Image, note func(digest.Digest) error) error {
+	dir, _ := spoolOf(ctx)
+	id := configOf(img)
+	if err := note(id); err != nil {
+		return err
+	}
 	raw, err := os.ReadFile(spooled(dir, id))
 	if err != nil {
 		return fmt.Errorf("read its configuration: %w", err)
@@ -77,15 +84,16 @@ func (e *Engine) loadImage(ctx context.Context, dir string, id digest.Digest) er
 	if err != nil {
 		return err
 	}
+	a := &archive{store: s, dir: dir, blobs: blobsByDiff(img), written: map[digest.Digest]bool{}}
 	r, w := io.Pipe()
-	go func() { w.CloseWithError(e.writeArchive(w, dir, id, raw, diffs)) }()
-	res, err := e.api.ImageLoad(ctx, r, client.ImageLoadWithQuiet(true))
+	go func() { w.CloseWithError(a.write(w, id, raw, diffs)) }()
+	res, err := s.api.ImageLoad(ctx, r, client.ImageLoadWithQuiet(true))
 	if err != nil {
 		r.CloseWithError(err)
 		return err
 	}
 	err = errors.Join(loadError(res), res.Close(), r.Close())
-	if err == nil && !e.hasImage(id) {
+	if err == nil && !s.has(id) {
 		err = errors.New("the daemon says that it has loaded it, and does not have it")
 	}
 	return err
@@ -114,7 +122,26 @@ type savedImage struct {
 	Layers   []string
 }
 
-func (e *Engine) writeArchive(w io.Writer, dir string, id digest.Digest, raw []byte, diffs []digest.Digest) error {
+// An archive is what the daemon loads an image from.
+type archive struct {
+	store   *overlayStore
+	dir     string                        // of what has come
+	blobs   map[digest.Digest]engine.Blob // that has, or would have; by what they unpack to
+	written map[digest.Digest]bool
+}
+
+// blobsByDiff are an image's layers by what they unpack to.
+func blobsByDiff(img engine.Image) map[digest.Digest]engine.Blob {
+	out := map[digest.Digest]engine.Blob{}
+	for _, b := range img.Blobs {
+		if isLayer(b) {
+			out[diffOf(b)] = b
+		}
+	}
+	return out
+}
+
+func (a *archive) write(w io.Writer, id digest.Digest, raw []byte, diffs []digest.Digest) error {
 	t := tar.NewWriter(w)
 	entry := savedImage{Config: id.Encoded() + ".json"}
 	for _, d := range diffs {
@@ -127,13 +154,12 @@ func (e *Engine) writeArchive(w io.Writer, dir string, id digest.Digest, raw []b
 	if err := errors.Join(writeFile(t, "manifest.json", manifest), writeFile(t, entry.Config, raw)); err != nil {
 		return err
 	}
-	written := map[digest.Digest]bool{}
 	for i, chain := range chains(diffs) {
-		if _, err := os.Stat(e.layerDir(chain)); err == nil || written[diffs[i]] {
+		if _, err := os.Stat(a.store.layerDir(chain)); err == nil || a.written[diffs[i]] {
 			continue // it is there, on top of the same layers, or in the archive
 		}
-		written[diffs[i]] = true
-		if err := e.writeLayer(t, dir, diffs[i]); err != nil {
+		a.written[diffs[i]] = true
+		if err := a.writeLayer(t, diffs[i]); err != nil {
 			return fmt.Errorf("layer %d: %w", i, err)
 		}
 	}
@@ -148,27 +174,25 @@ func writeFile(t *tar.Writer, name string, data []byte) error {
 	return err
 }
 
-// writeLayer takes a layer from what has come, or from another image of this host.
-func (e *Engine) writeLayer(t *tar.Writer, dir string, d digest.Digest) error {
-	name := d.Encoded() + ".tar"
-	f, err := os.Open(spooled(dir, d))
-	if err == nil {
-		defer f.Close()
-		info, err := f.Stat()
-		if err != nil {
-			return err
+// writeLayer takes a layer from what has come, or from another image of this host. The daemon unpacks what is compressed, and compares what it
+// unpacks to with the configuration.
+func (a *archive) writeLayer(t *tar.Writer, diff digest.Digest) error {
+	name := diff.Encoded() + ".tar"
+	if b, ok := a.blobs[diff]; ok {
+		if f, err := os.Open(spooled(a.dir, digest.Digest(b.Digest))); err == nil {
+			defer f.Close()
+			return copyFile(t, name, b.Size, f)
 		}
-		return copyFile(t, name, info.Size(), f)
 	}
-	chain, err := e.findLayer(d)
+	chain, err := a.store.findLayer(diff)
 	if err != nil {
 		return err
 	}
-	size, err := e.layerSize(chain)
+	size, err := a.store.layerSize(chain)
 	if err != nil {
 		return err
 	}
-	r, err := e.openLayer(chain)
+	r, err := a.store.openLayer(chain)
 	if err != nil {
 		return err
 	}

@@ -3,15 +3,21 @@
 package docker
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
+	"github.com/moby/moby/api/types/system"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"migrate/internal/engine"
@@ -121,6 +127,9 @@ func TestPortableLeavesOutWhatTheDaemonMakes(t *testing.T) {
 func TestImagesOfPeers(t *testing.T) {
 	config := engine.Blob{Digest: "sha256:" + strings.Repeat("a", 64), MediaType: configType, Size: 10}
 	layer := engine.Blob{Digest: "sha256:" + strings.Repeat("b", 64), MediaType: layerType, Size: 10}
+	manifest := engine.Blob{Digest: "sha256:" + strings.Repeat("c", 64), MediaType: ocispec.MediaTypeImageManifest, Size: 10}
+	index := engine.Blob{Digest: "sha256:" + strings.Repeat("d", 64), MediaType: ocispec.MediaTypeImageIndex, Size: 10}
+	packed := engine.Blob{Digest: "sha256:" + strings.Repeat("e", 64), MediaType: ocispec.MediaTypeImageLayerGzip, Size: 10, Diff: layer.Digest}
 	for name, c := range map[string]struct {
 		img engine.Image
 		ok  bool
@@ -133,10 +142,72 @@ func TestImagesOfPeers(t *testing.T) {
 		"not a digest":  {engine.Image{Name: "x", Target: config, Blobs: []engine.Blob{config, {Digest: "../x", MediaType: layerType}}}, false},
 		"huge config":   {engine.Image{Name: "x", Target: config, Blobs: []engine.Blob{{Digest: config.Digest, MediaType: configType, Size: 1 << 40}}}, false},
 		"unknown media": {engine.Image{Name: "x", Target: config, Blobs: []engine.Blob{config, {Digest: layer.Digest, MediaType: "y"}}}, false},
+
+		"of a registry":      {engine.Image{Name: "x", Target: index, Blobs: []engine.Blob{index, manifest, config, packed}}, true},
+		"no configuration":   {engine.Image{Name: "x", Target: manifest, Blobs: []engine.Blob{manifest}}, false},
+		"two configurations": {engine.Image{Name: "x", Target: config, Blobs: []engine.Blob{config, config}}, false},
+		"manifest last":      {engine.Image{Name: "x", Target: config, Blobs: []engine.Blob{config, packed, manifest}}, false},
+		"layer in between":   {engine.Image{Name: "x", Target: index, Blobs: []engine.Blob{index, packed, config}}, false},
+		"unpacks to a path":  {engine.Image{Name: "x", Target: config, Blobs: []engine.Blob{config, {Digest: layer.Digest, MediaType: layerType, Diff: "../x"}}}, false},
+		"chain is no digest": {engine.Image{Name: "x", Target: config, Blobs: []engine.Blob{config}, ChainID: "x"}, false},
 	} {
 		if err := validImage(c.img); (err == nil) != c.ok {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// TestMissingLayers has a daemon with a store of its own know layers by what they unpack to.
+func TestMissingLayers(t *testing.T) {
+	sum := func(c string) string { return "sha256:" + strings.Repeat(c, 64) }
+	store := &overlayStore{root: t.TempDir()}
+	dir := store.layerDir(digest.Digest(sum("f")))
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "diff"), []byte(sum("1")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	manifest := engine.Blob{Digest: sum("a"), MediaType: ocispec.MediaTypeImageManifest}
+	config := engine.Blob{Digest: sum("b"), MediaType: ocispec.MediaTypeImageConfig}
+	known := engine.Blob{Digest: sum("c"), MediaType: ocispec.MediaTypeImageLayerGzip, Diff: sum("1")}
+	unknown := engine.Blob{Digest: sum("d"), MediaType: ocispec.MediaTypeImageLayerZstd, Diff: sum("2")}
+	img := engine.Image{Name: "x", Target: manifest, Blobs: []engine.Blob{manifest, config, known, unknown}}
+	missing, err := store.missing(t.Context(), img)
+	if err != nil || !slices.Equal(missing, []engine.Blob{config, unknown}) {
+		t.Errorf("missing are %v, %v", missing, err)
+	}
+	if id, err := store.find(t.Context(), img); id != "" || err != nil {
+		t.Errorf("an image that is not there is %q, %v", id, err)
+	}
+	if got := blobsByDiff(img); got[digest.Digest(sum("2"))] != unknown || len(got) != 2 {
+		t.Errorf("layers by what they unpack to are %v", got)
+	}
+}
+
+func TestStorage(t *testing.T) {
+	kept := [][2]string{{"driver-type", "io.containerd.snapshotter.v1"}}
+	for name, info := range map[string]system.Info{
+		"another driver": {Driver: "btrfs"}, "another snapshotter": {Driver: "native", DriverStatus: kept},
+		"containerd that does not answer": {Driver: overlayfs, DriverStatus: kept, Containerd: &system.ContainerdInfo{Address: filepath.Join(t.TempDir(), "none.sock")}},
+	} {
+		e := &Engine{opts: Options{Namespace: Namespace}, driver: info.Driver}
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		e.store, e.storeErr = e.openStore(ctx, info)
+		cancel()
+		if err := e.checkStorage(info); !errors.Is(err, engine.ErrUnsupported) || engine.RemedyOf(err) == "" {
+			t.Errorf("%s: %v, remedy %q", name, err, engine.RemedyOf(err))
+		}
+		if err := e.store.close(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	e := &Engine{driver: overlay2}
+	if _, err := e.openStore(t.Context(), system.Info{Driver: overlay2}); err != nil {
+		t.Error(err)
+	}
+	if err := e.checkStorage(system.Info{Driver: overlayfs, DriverStatus: kept}); !errors.Is(err, engine.ErrUnsupported) {
+		t.Errorf("a daemon whose storage has changed: %v", err)
 	}
 }
 

@@ -251,6 +251,7 @@ func TestNewTargets(t *testing.T) {
 		r.Gap = gapRows(20*worse, 50*worse, int64(math.Floor(worse*100))-100)
 		r.Check = &checkRow{CheckMS: []float64{150 * worse}, ListMS: []float64{100}}
 		r.Postgres = &postgresRow{BuffersMiB: 1024, SharedMiB: []float64{1}, DowntimeMS: []float64{800 * worse}, QuietMS: []float64{1}, TotalMS: []float64{1}, FloorMS: []float64{1000}}
+		r.Docker = sampleDocker(l, 300/worse)
 		r.judge()
 		return r
 	}
@@ -273,6 +274,49 @@ func TestNewTargets(t *testing.T) {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("%q is not in\n%s", want, &out)
 		}
+	}
+}
+
+// sampleDocker has ours take 100 ms, and by hand so many.
+func sampleDocker(l *lab, byHand float64) *dockerResults {
+	r := &dockerResults{Version: "26.1.5", Alone: &dockerAlone{Refusal: "connected socket"}}
+	for _, mib := range []int{64, 1024} {
+		r.add(l, mib, map[string]dockerSample{
+			toolMigrate: {sample{downtime: 100, steps: []step{{"dump", 70}}}, kept{true, true, true}},
+			toolDocker:  {sample{downtime: byHand, steps: []step{{"checkpoint", 200}}}, kept{File: true}},
+		})
+		r.add(l, mib, nil) // a round in which one of them failed
+	}
+	return r
+}
+
+func TestDocker(t *testing.T) {
+	r := &results{Docker: sampleDocker(&lab{}, 299)}
+	r.judge()
+	var out strings.Builder
+	printTable(&out, r)
+	for _, want := range []string{
+		"target: docker ≥ 3 × ours: missed (64 MiB 2.99, 1024 MiB 2.99)", "Docker 26.1.5", "with a client: connected socket", "file kept false", "checkpoint 200",
+	} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q is not in\n%s", want, &out)
+		}
+	}
+	var cells []string
+	for line := range strings.Lines(out.String()) {
+		if f := strings.Fields(line); len(f) == 12 && f[2] == toolDocker {
+			cells = append(cells, strings.Join(f[9:], " "))
+		}
+	}
+	if !slices.Equal(cells, []string{"0 1 0", "0 1 0"}) {
+		t.Errorf("what was kept by hand is shown as %q in\n%s", cells, &out)
+	}
+	text, err := json.Marshal(r)
+	if err != nil || !strings.Contains(string(text), `"downtime_ms":[299]`) || !strings.Contains(string(text), `"kept":[{"connection":false,"file":true,"log":false}]`) {
+		t.Errorf("%v in\n%s", err, text)
+	}
+	if limits, err := parseLimits("docker=64:1"); err != nil || limits[toolDocker] != (limit{64, 1}) {
+		t.Errorf("limits are %v, %v", limits, err)
 	}
 }
 

@@ -18,9 +18,10 @@ const (
 
 	measureCheck    = "check"    // what a look at a container with many processes costs
 	measurePostgres = "postgres" // what moving a database with a lot of shared memory costs
+	measureDocker   = "docker"   // what moving a Docker container costs, beside Docker's own checkpoints
 )
 
-var measureNames = []string{measureMoves, measureLink, measureLoad, measureGap, measurePost, measureCheck, measurePostgres}
+var measureNames = []string{measureMoves, measureLink, measureLoad, measureGap, measurePost, measureCheck, measurePostgres, measureDocker}
 
 const (
 	warmUps   = 1
@@ -33,6 +34,7 @@ func (l *lab) measure(ctx context.Context, progress io.Writer) (*results, error)
 	all := map[string]func(context.Context, io.Writer, *results) error{
 		measureMoves: l.measureMoves, measureLink: l.measureLink, measureLoad: l.measureLoad,
 		measureGap: l.measureGap, measurePost: l.measurePost, measureCheck: l.measureCheck, measurePostgres: l.measurePostgres,
+		measureDocker: l.measureDocker,
 	}
 	for _, name := range measureNames {
 		if !slices.Contains(l.measures, name) {

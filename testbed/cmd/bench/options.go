@@ -106,7 +106,7 @@ func parseLimits(text string) (map[string]limit, error) {
 	}
 	for _, word := range strings.Split(text, ",") {
 		name, value, _ := strings.Cut(word, "=")
-		if _, ok := makeTool[name]; !ok {
+		if _, ok := makeTool[name]; !ok && name != toolDocker {
 			return nil, unknownTool(name)
 		}
 		size, runs, hasRuns := strings.Cut(value, ":")

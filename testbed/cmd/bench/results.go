@@ -22,17 +22,18 @@ const resultsVersion = 1
 
 // results is the file. Lists in a row have one entry per round, in the same order everywhere.
 type results struct {
-	Version  int          `json:"version"`
-	Host     host         `json:"host"`
-	Failures int          `json:"failures"` // runs that failed; their rounds are not in the rows
-	Rows     []*row       `json:"rows"`
-	Link     []*linkRow   `json:"link,omitempty"`
-	Load     *loadRow     `json:"load,omitempty"`
-	Gap      []*gapRow    `json:"gap,omitempty"`
-	Post     []*postRow   `json:"post,omitempty"`
-	Check    *checkRow    `json:"check,omitempty"`
-	Postgres *postgresRow `json:"postgres,omitempty"`
-	Verdicts []verdict    `json:"targets"`
+	Version  int            `json:"version"`
+	Host     host           `json:"host"`
+	Failures int            `json:"failures"` // runs that failed; their rounds are not in the rows
+	Rows     []*row         `json:"rows"`
+	Link     []*linkRow     `json:"link,omitempty"`
+	Load     *loadRow       `json:"load,omitempty"`
+	Gap      []*gapRow      `json:"gap,omitempty"`
+	Post     []*postRow     `json:"post,omitempty"`
+	Check    *checkRow      `json:"check,omitempty"`
+	Postgres *postgresRow   `json:"postgres,omitempty"`
+	Docker   *dockerResults `json:"docker,omitempty"`
+	Verdicts []verdict      `json:"targets"`
 
 	used []tool
 }

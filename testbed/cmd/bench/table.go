@@ -56,6 +56,7 @@ func printTable(out io.Writer, r *results) {
 	r.printPost(out)
 	r.printCheck(out)
 	r.printPostgres(out)
+	r.printDocker(out)
 	r.printTargets(out)
 }
 
@@ -92,13 +93,17 @@ func (r *results) printSteps(out io.Writer) {
 			if row == nil {
 				continue
 			}
-			var parts []string
-			for _, step := range row.order {
-				parts = append(parts, fmt.Sprintf("%s %.0f", step, median(row.StepsMS[step])))
-			}
-			fmt.Fprintf(out, "  %4d MiB  %-8s %s\n", mib, name, strings.Join(parts, ", "))
+			fmt.Fprintf(out, "  %4d MiB  %-8s %s\n", mib, name, row.medianSteps())
 		}
 	}
+}
+
+func (w *row) medianSteps() string {
+	var parts []string
+	for _, step := range w.order {
+		parts = append(parts, fmt.Sprintf("%s %.0f", step, median(w.StepsMS[step])))
+	}
+	return strings.Join(parts, ", ")
 }
 
 // printInside shows the rounds of the run with the median downtime, and medians of the rest.

@@ -49,6 +49,7 @@ var targets = []target{
 	{what: "no client gets a wrong byte, a reset or an error", bound: 0, values: gapFaults, needs: "measure gap"},
 	{what: "check ≤ 1.5 × ls -l", bound: checkBound, values: checkRatio, needs: "measure check"},
 	{what: "postgres ≤ 0.8 × floor", bound: postgresBound, values: postgresRatio, needs: "measure postgres"},
+	{what: "docker ≥ 3 × ours", atLeast: true, bound: dockerBound, values: dockerRatios, needs: "measure docker"},
 }
 
 // downtimes compares the medians of two tools at the given sizes, or at all.

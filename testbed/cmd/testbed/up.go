@@ -19,6 +19,7 @@ func upCommand() *cli.Command {
 			&cli.StringFlag{Name: "link", Value: "none", Usage: "rate of each host's link: none, 100mbit, 1gbit, 10gbit, or any other"},
 			&cli.StringSliceFlag{Name: "package", Usage: "further Debian package for the hosts"},
 			&cli.StringFlag{Name: "docker", Usage: "generation of Docker for the hosts: 26.1, 28.5"},
+			&cli.StringSliceFlag{Name: "in-containerd", Usage: "`HOST` whose Docker keeps images in containerd"},
 			&cli.StringSliceFlag{Name: "image", Usage: "image to import into every host: " + strings.Join(testbed.ImageNames(), ", ")},
 			&cli.StringSliceFlag{Name: "binary", Usage: "`NAME=FILE` to copy to /usr/local/bin of every host"},
 			&cli.StringSliceFlag{Name: "bind", Usage: "`PATH=FILE` or directory of the machine to show in every host"},
@@ -41,18 +42,19 @@ func up(c *cli.Context) error {
 	}
 	begin := time.Now()
 	bed, err := testbed.Up(c.Context, testbed.Options{
-		Name:     c.String("name"),
-		Hosts:    strings.Split(c.String("hosts"), ","),
-		Link:     c.String("link"),
-		Packages: c.StringSlice("package"),
-		Docker:   testbed.Docker(c.String("docker")),
-		Images:   c.StringSlice("image"),
-		Binaries: binaries,
-		Binds:    binds,
-		Cgroup2:  c.Bool("cgroup2"),
-		Workload: c.String("workload"),
-		Replace:  c.Bool("replace"),
-		Logger:   logger(),
+		Name:         c.String("name"),
+		Hosts:        strings.Split(c.String("hosts"), ","),
+		Link:         c.String("link"),
+		Packages:     c.StringSlice("package"),
+		Docker:       testbed.Docker(c.String("docker")),
+		InContainerd: c.StringSlice("in-containerd"),
+		Images:       c.StringSlice("image"),
+		Binaries:     binaries,
+		Binds:        binds,
+		Cgroup2:      c.Bool("cgroup2"),
+		Workload:     c.String("workload"),
+		Replace:      c.Bool("replace"),
+		Logger:       logger(),
 	})
 	if err != nil {
 		return err

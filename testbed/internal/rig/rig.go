@@ -20,7 +20,8 @@ type Options struct {
 	Link     string   // rate, as testbed.Options has it
 	Images   []string
 	Packages []string
-	Binary   string // built migrate; empty: it is compiled
+	Docker   testbed.Docker // default: none
+	Binary   string         // built migrate; empty: it is compiled
 }
 
 // A Rig is hosts with our program and the test program installed.
@@ -57,7 +58,7 @@ func (r *Rig) raise(ctx context.Context, o Options) (err error) {
 		hosts = []string{"a", "b"}
 	}
 	r.Bed, err = testbed.Up(ctx, testbed.Options{
-		Name: o.Name, Hosts: hosts, Link: o.Link, Images: o.Images, Packages: o.Packages, Workload: r.Workload,
+		Name: o.Name, Hosts: hosts, Link: o.Link, Images: o.Images, Packages: o.Packages, Docker: o.Docker, Workload: r.Workload,
 		Binaries: map[string]string{"migrate": o.Binary, "workload": r.Workload},
 		Replace:  true, Logger: slog.New(slog.DiscardHandler),
 	})
