@@ -25,7 +25,9 @@ type dock struct {
 
 var (
 	dock26 = &dock{generation: testbed.Docker26, name: bedName + "-d26", hosts: []string{"a", "b", "c"}}
-	dock28 = &dock{generation: testbed.Docker28, name: bedName + "-d28", hosts: []string{"a", "b"}}
+	// dockCrash is for tests that kill daemons, which all containers of their hosts notice
+	dockCrash = &dock{generation: testbed.Docker26, name: bedName + "-dcr", hosts: []string{"a", "b", "c"}}
+	dock28    = &dock{generation: testbed.Docker28, name: bedName + "-d28", hosts: []string{"a", "b"}}
 )
 
 // up returns the hosts.
@@ -41,6 +43,7 @@ func (d *dock) up(t *testing.T) (a, b *testbed.Host) {
 		}
 		for _, h := range d.bed.Hosts() {
 			d.err = errors.Join(d.err, wrapCRIU(h))
+			docks.Store(h, d)
 		}
 	})
 	if d.err != nil {

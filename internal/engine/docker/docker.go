@@ -10,12 +10,13 @@
 //
 // Where things lie:
 //
-//	docker.go   options, connection, time limits
+//	docker.go   options, connection, time limits; dial.go waits for a daemon that is being started anew
 //	info.go     versions, and what of the daemon makes restores possible
 //	inspect.go  a container as a portable description; spec.go, network.go, image.go and options.go help
 //	handles.go  what a dump needs
-//	pause.go lock.go retire.go                              the rest of the source
+//	pause.go lock.go shield.go retire.go                    the rest of the source
 //	check.go ingest.go load.go create.go safe.go task.go adopt.go discard.go   the destination
+//	beside.go   what is done of a container while the daemon is away, or has forgotten it
 //
 // A call that asks the daemon anything has a time limit of its own, but for StartTask, which the caller bounds.
 package docker
@@ -47,7 +48,10 @@ const (
 	DefaultSocket   = "/run/docker.sock"
 	defaultLockDir  = "/run/migrate/lock"
 	defaultSpool    = "/var/lib/migrate/docker"
+	defaultShields  = "/var/lib/migrate/shielded"
 	defaultExecRoot = "/run/docker"
+	defaultRoot     = "/var/lib/docker"
+	defaultPidFile  = "/run/docker.pid"
 )
 
 // Time limits.
@@ -67,6 +71,9 @@ type Options struct {
 	ExecRoot  string // the daemon's, holds runc's state
 	LockDir   string
 	Spool     string // takes layers of images until the daemon loads them
+	Shields   string // takes notes of restart policies that are turned off for a while, see Shield
+	PidFile   string // the daemon's, written anew whenever it is started
+	Unasked   bool   // New does not insist on a daemon that answers: what is asked of the Engine has to do without
 	Logger    *slog.Logger
 }
 
@@ -83,6 +90,8 @@ func (o *Options) setDefaults() {
 	fill(&o.ExecRoot, defaultExecRoot)
 	fill(&o.LockDir, defaultLockDir)
 	fill(&o.Spool, defaultSpool)
+	fill(&o.Shields, defaultShields)
+	fill(&o.PidFile, defaultPidFile)
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -101,22 +110,24 @@ var _ engine.Engine = (*Engine)(nil)
 // New connects to the daemon. The error says what is not there and what to do about it.
 func New(ctx context.Context, opts Options) (*Engine, error) {
 	opts.setDefaults()
-	if err := checkSocket(opts.Socket); err != nil {
+	if err := checkSocket(opts.Socket); err != nil && !opts.Unasked {
 		return nil, err
 	}
-	api, err := client.New(client.WithHost("unix://" + opts.Socket))
+	api, err := client.New(client.WithHost("unix://"+opts.Socket), client.WithDialContext(dialer{opts.Socket, waits}.dial))
 	if err != nil {
 		return nil, fmt.Errorf("connect to Docker at %s: %w", opts.Socket, err)
 	}
-	e := &Engine{opts: opts, api: api, log: opts.Logger}
-	ctx, cancel := context.WithTimeout(ctx, connectLimit)
+	e := &Engine{opts: opts, api: api, log: opts.Logger, root: defaultRoot}
+	ctx, cancel := context.WithTimeout(hurried(ctx), connectLimit)
 	defer cancel()
 	info, err := api.Info(ctx, client.InfoOptions{})
-	if err != nil {
+	switch {
+	case err == nil:
+		e.root = info.Info.DockerRootDir
+	case !opts.Unasked:
 		api.Close()
 		return nil, fmt.Errorf("daemon of Docker does not answer at %s: %w: is it running (systemctl status docker)?", opts.Socket, err)
 	}
-	e.root = info.Info.DockerRootDir
 	return e, nil
 }
 
