@@ -114,6 +114,9 @@ func (s *sender) prepareDump(ctx context.Context) (err error) {
 		_ = s.doubted() // or its note would be made anew
 		return unshield(ctx)
 	})
+	if err := s.sameRun(); err != nil {
+		return err
+	}
 	return s.prepareLock()
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"migrate/internal/criu"
@@ -302,9 +303,32 @@ func (r *receiver) awaitGo(ctx context.Context) error {
 	if limit <= 0 || limit > holdMax {
 		limit = holdDefault
 	}
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	return r.inbox.Recv(ctx, proto.Go, nil)
+	var watch sync.WaitGroup
+	watch.Go(func() { r.watchHeld(ctx, stop) })
+	err := r.inbox.Recv(ctx, proto.Go, nil)
+	cancel()
+	watch.Wait()
+	select {
+	case res := <-r.started: // it may have failed in the very moment of GO
+		r.started <- res
+		return r.restoreError(res.err)
+	default:
+		return err
+	}
+}
+
+// watchHeld ends the wait for GO when there is nothing to resume any more, as when the engine has died, which was to hear of it.
+func (r *receiver) watchHeld(ctx context.Context, stop context.CancelCauseFunc) {
+	select {
+	case res := <-r.started:
+		r.started <- res
+		stop(r.restoreError(res.err))
+	case <-ctx.Done():
+	}
 }
 
 // holdMax bounds what a source may ask for.

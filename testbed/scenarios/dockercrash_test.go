@@ -49,6 +49,7 @@ var crashes = []crash{
 	{"source-sync", "a", in(report.Sync), moved, anew, false},
 	{"source-precopy", "a", in(report.Precopy), moved, anew, false},
 	{"source-freeze", "a", in(report.Freeze), moved, anew, true},
+	{"source-ship", "a", in(report.Ship), moved, moved, false},
 	{"source-restore", "a", in(report.Restore), moved, moved, false},
 	{"source-go", "a", atGo, moved, moved, false},
 	{"source-committed", "a", awayAtGo, moved, moved, true},
@@ -172,6 +173,7 @@ func (c *crashed) check(t *testing.T, want fate) {
 	t.Helper()
 	code := c.m.wait(t, later)
 	t.Logf("exit status %d, %s\n%s", code, want, clip(c.m.stderr.String()))
+	removeFault(t, c.id)
 	at, not := c.a, c.b
 	if want == moved || want == taken {
 		at, not = c.b, c.a
@@ -194,13 +196,13 @@ func (c *crashed) check(t *testing.T, want fate) {
 		return s != nil && s.HostConfig.RestartPolicy.Name == policyOf
 	})
 	c.s.progressing(t)
-	if want == moved || want == stayed {
-		assertOutputWhole(t, c.id, at)
-	}
 	assertUnlocked(t, at, c.id)
 	assertNothingUnderWay(t, c.a, sendDir(c.id))
 	assertPolicy(t, at, c.id)
 	assertClean(t, not, c.id)
+	if want == moved || want == stayed {
+		assertOutputWhole(t, c.id, at)
+	}
 	if c.s.client == nil {
 		c.s.connect(t)
 	}

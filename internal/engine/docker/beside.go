@@ -128,13 +128,13 @@ func (e *Engine) endBeside(ctx context.Context, id string) (gone bool, err error
 	}
 	if c != nil {
 		defer c.Close()
-		ctx, cancel := e.call(ctx, tryLimit)
-		defer cancel()
 		if gone, err := dropTask(ctx, c, id); !gone {
 			return false, err
 		}
 	}
-	for _, shim := range shims { // containerd does not know it, or it ends by itself
+	// what containerd does not know of, or gets no answer from: a shim waits for ever to hand the container's output to a daemon that has died. After
+	// one that has ended containerd cleans up.
+	for _, shim := range shims {
 		_ = unix.Kill(shim.Pid, unix.SIGKILL)
 	}
 	return len(shims) == 0, local.RemoveRestoreRoot(state)
@@ -152,11 +152,15 @@ func (e *Engine) killProcesses(id string) {
 	}
 }
 
-// dropTask kills or deletes containerd's task, whatever state it is in.
+// dropTask kills or deletes containerd's task, whatever state it is in. One whose shim does not answer counts as gone.
 func dropTask(ctx context.Context, c *containerd.Client, id string) (gone bool, err error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tryLimit)
+	defer cancel()
 	p, err := process(ctx, c, id)
-	if err != nil || p == nil {
-		return err == nil, err
+	if errors.Is(err, context.DeadlineExceeded) || p == nil || p.Status == taskapi.Status_UNKNOWN {
+		return err == nil || ctx.Err() != nil, err
+	} else if err != nil {
+		return false, err
 	}
 	if p.Status == taskapi.Status_STOPPED || p.Status == taskapi.Status_CREATED && p.Pid == 0 {
 		_, err := c.TaskService().Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: id})
