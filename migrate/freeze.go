@@ -110,7 +110,13 @@ func (s *sender) prepareDump(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	s.push(undoShield, unshield)
+	s.push(undoShield, func(ctx context.Context) error {
+		_ = s.doubted() // or its note would be made anew
+		return unshield(ctx)
+	})
+	if err := s.sameRun(); err != nil {
+		return err
+	}
 	return s.prepareLock()
 }
 
@@ -156,6 +162,9 @@ func (s *sender) freeze(ctx context.Context) (err error) {
 		return err
 	}
 	if err := s.pause(ctx); err != nil {
+		return err
+	}
+	if err := s.sameRun(); err != nil {
 		return err
 	}
 	// what it has sent before it was paused has gone out; from here on nothing does, and nothing comes in unnoticed
@@ -348,6 +357,7 @@ func (s *sender) seal(ctx context.Context, sizes []proto.FileSize) error {
 		return err
 	}
 	s.sealedAt = time.Now()
+	s.noteDoubt(ctx)
 	if err := s.m.On(handover.EvSeal); err != nil {
 		return err
 	}

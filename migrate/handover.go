@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"migrate/internal/engine"
 	"migrate/internal/fail"
 	"migrate/internal/handover"
 	"migrate/internal/proto"
@@ -27,11 +28,29 @@ func (s *sender) awaitReady(ctx context.Context) error {
 	return s.m.On(handover.EvReady)
 }
 
+// noteDoubt has the engine note that the container may soon be the destination's, while that restores it.
+func (s *sender) noteDoubt(ctx context.Context) {
+	e, ok := s.eng.(engine.Shielder)
+	if !ok {
+		return
+	}
+	noted := make(chan struct{})
+	var err error
+	go func() {
+		defer close(noted)
+		err = e.Doubt(ctx, s.c.ID)
+	}()
+	s.doubted = func() error { <-noted; return err }
+}
+
 // handOver sends GO and learns the outcome. From the moment GO may have left, neither cancellation nor time-outs count:
 // the container stays frozen until the destination's word is known.
 func (s *sender) handOver(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
+	}
+	if err := s.doubted(); err != nil {
+		return err
 	}
 	if err := s.dump.PointOfNoReturn(); err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -317,6 +318,64 @@ func TestShield(t *testing.T) {
 				t.Errorf("hidden at %d, paused at %d, shown again: %v\n%s", shielded, paused, again, history(s))
 			}
 		})
+	}
+}
+
+// That the container may become the destination's is noted before it can: without the note it stays.
+func TestDoubt(t *testing.T) {
+	for _, fails := range []bool{false, true} {
+		t.Run(fmt.Sprintf("fails=%v", fails), func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t)
+			s.src.Fault = func(op string, _ int) error {
+				if op == fake.OpDoubt && fails {
+					return errors.New("injected")
+				}
+				return nil
+			}
+			_, err := s.send(testContext(t))
+			if (err != nil) != fails {
+				t.Errorf("Send: %v", err)
+			}
+			s.wantRunning(t, map[bool]string{true: "src", false: "dst"}[fails])
+			noted, runs := -1, -1
+			for i, ev := range s.world.History() {
+				switch {
+				case ev.Op == fake.OpDoubt:
+					noted = i
+				case ev.Host == "dst" && ev.Op == "runs":
+					runs = i
+				}
+			}
+			if noted < 0 || (runs < 0) != fails || !fails && runs < noted {
+				t.Errorf("noted at %d, runs at %d\n%s", noted, runs, history(s))
+			}
+		})
+	}
+}
+
+// An engine that does not answer for a moment is asked again to take a container into its care for good.
+func TestAdoptAgain(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.dst.Fault = func(op string, n int) error {
+		if op == fake.OpAdopt && n == 1 {
+			return errors.New("injected")
+		}
+		return nil
+	}
+	if _, err := s.send(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	s.wantRunning(t, "dst")
+	adopted := 0
+	for _, ev := range s.world.History() {
+		if ev.Op == fake.OpAdopt {
+			adopted++
+		}
+	}
+	if adopted != 2 {
+		t.Errorf("the engine was asked %d times", adopted)
 	}
 }
 

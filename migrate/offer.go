@@ -58,10 +58,25 @@ func (s *sender) describe(ctx context.Context) (err error) {
 		return s.unlessGiven(err)
 	}
 	s.rep.Container, s.rep.Namespace = s.c.ID, s.c.Namespace
+	if s.h.CgroupFreeze != "" {
+		s.started, _ = startOf(s.h.Pid)
+	}
 	if ierr != nil {
 		return ierr
 	}
 	return s.planNetwork()
+}
+
+// sameRun says whether the container's first process is still the one that was looked at: an engine may have started it anew meanwhile.
+func (s *sender) sameRun() error {
+	if s.started == "" {
+		return nil // there is nothing that could be frozen
+	}
+	if start, err := startOf(s.h.Pid); err == nil && start == s.started {
+		return nil
+	}
+	return &fail.Fault{Code: fail.Container, What: fmt.Sprintf("move container %q", s.c.ID), Where: "source",
+		Why: "it has ended, or was started anew, since the migration began, as by a restart of its engine", Remedy: "try again"}
 }
 
 // propose offers the container and receives what the destination lacks. The returned context ends when the destination

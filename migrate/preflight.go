@@ -144,6 +144,9 @@ func (s *sender) examineTranslated(conns []network.Conn) []preflight.Finding {
 
 // lookAgain is the last look before the freeze: what has come up since the first one. That it cannot look stops nobody.
 func (s *sender) lookAgain(ctx context.Context) error {
+	if err := s.sameRun(); err != nil {
+		return err
+	}
 	pids, err := s.freezer().Tasks()
 	if err != nil || len(pids) == 0 {
 		pids = s.h.Pids

@@ -34,7 +34,7 @@ type schedule struct {
 
 var (
 	srcOps = []string{
-		fake.OpInfo, fake.OpInspect, fake.OpOpenBlob, fake.OpLock, fake.OpShield, fake.OpPause, fake.OpForsake, fake.OpRetire, fake.OpResume,
+		fake.OpInfo, fake.OpInspect, fake.OpOpenBlob, fake.OpLock, fake.OpShield, fake.OpDoubt, fake.OpPause, fake.OpForsake, fake.OpRetire, fake.OpResume,
 	}
 	dstOps = []string{
 		fake.OpInfo, fake.OpCheckFree, fake.OpMissingBlobs, fake.OpHold, fake.OpIngestBlob, fake.OpPrepareImage, fake.OpPrepareRootfs,

@@ -79,6 +79,7 @@ type sender struct {
 
 	c          *engine.Container
 	h          *engine.Handles
+	started    string        // when its first process was, by which it is told from one that was started anew
 	index      *layers.Index // what the destination holds of the RW layer
 	fileRounds int           // of the RW layer, so far
 	volumes    []*volume     // what is mounted beside the root file system, as in the offer
@@ -97,9 +98,10 @@ type sender struct {
 	renewed    map[string]bool // interfaces that the destination attaches to another network
 	undos      []undo
 	streams    []proto.StreamSum
-	serving    *serving // nil unless memory stays here
-	given      *note    // that the container is the destination's; nil before it is
-	earlier    int64    // bytes sent on sessions that broke
+	serving    *serving     // nil unless memory stays here
+	given      *note        // that the container is the destination's; nil before it is
+	doubted    func() error // waits until it is noted that the container may become the destination's
+	earlier    int64        // bytes sent on sessions that broke
 
 	// when the parts of the downtime began
 	frozenAt, heldAt, sealedAt, readyAt, goAt, doneAt time.Time
@@ -142,7 +144,8 @@ func newSender(eng engine.Source, opt Options) *sender {
 	}
 	var id [16]byte
 	_, _ = rand.Read(id[:]) // never fails (crypto/rand)
-	s := &sender{opt: opt, eng: eng, log: opt.Log, clock: report.NewClock(opt.Observe), m: handover.NewSource()}
+	s := &sender{opt: opt, eng: eng, log: opt.Log, clock: report.NewClock(opt.Observe), m: handover.NewSource(),
+		doubted: func() error { return nil }}
 	s.offer.ID = hex.EncodeToString(id[:])
 	s.offer.Epoch = uint64(time.Now().UnixNano())
 	s.rep = &report.Report{

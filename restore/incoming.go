@@ -91,6 +91,16 @@ func (in *incoming) forget() error {
 	return err
 }
 
+// leave lets the note be found by the next agent.
+func (in *incoming) leave() error {
+	if in.lock == nil {
+		return nil
+	}
+	err := in.lock.Close()
+	in.lock = nil
+	return err
+}
+
 // Sweep settles the migrations of agents that died: what the outcome says is running here is kept, everything else taken
 // away. It is to be called before an agent serves; agents that live are left alone. What fails is logged and tried again at
 // the next Sweep.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"migrate/internal/criu"
@@ -305,9 +306,32 @@ func (r *receiver) awaitGo(ctx context.Context) error {
 	if limit <= 0 || limit > holdMax {
 		limit = holdDefault
 	}
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	return r.inbox.Recv(ctx, proto.Go, nil)
+	var watch sync.WaitGroup
+	watch.Go(func() { r.watchHeld(ctx, stop) })
+	err := r.inbox.Recv(ctx, proto.Go, nil)
+	cancel()
+	watch.Wait()
+	select {
+	case res := <-r.started: // it may have failed in the very moment of GO
+		r.started <- res
+		return r.restoreError(res.err)
+	default:
+		return err
+	}
+}
+
+// watchHeld ends the wait for GO when there is nothing to resume any more, as when the engine has died, which was to hear of it.
+func (r *receiver) watchHeld(ctx context.Context, stop context.CancelCauseFunc) {
+	select {
+	case res := <-r.started:
+		r.started <- res
+		stop(r.restoreError(res.err))
+	case <-ctx.Done():
+	}
 }
 
 // holdMax bounds what a source may ask for.
@@ -345,8 +369,8 @@ func (r *receiver) fetchState() string {
 // An error says that it was lost.
 func (r *receiver) finish(ctx context.Context) error {
 	whole := context.WithoutCancel(ctx)
+	adopted := false
 	r.tidy(whole, []undo{
-		{"restore the record", func(ctx context.Context) error { return r.eng.Adopt(ctx, r.c) }},
 		{"remove the network lock", func(context.Context) error {
 			if r.lock == nil {
 				return nil
@@ -359,6 +383,11 @@ func (r *receiver) finish(ctx context.Context) error {
 			}
 			// the later frames outlive this migration
 			return network.AnnounceRepeat(context.WithoutCancel(ctx), r.netns)
+		}},
+		{"restore the record", func(ctx context.Context) error {
+			err := r.adopt(ctx)
+			adopted = err == nil
+			return err
 		}},
 	})
 	done := r.fill(whole)
@@ -374,7 +403,12 @@ func (r *receiver) finish(ctx context.Context) error {
 		{"free the stage", func(context.Context) error { return r.stage.Remove() }},
 		{"remove CRIU's configuration", func(context.Context) error { return removeFile(r.confAt) }},
 		{"end the lease", r.endLease},
-		{"remove the note", func(context.Context) error { return r.note.forget() }},
+		{"remove the note", func(context.Context) error {
+			if !adopted {
+				return r.note.leave() // for the next agent, which tries again
+			}
+			return r.note.forget()
+		}},
 	})
 	ctx, cancel := context.WithTimeout(whole, undoLimit)
 	defer cancel()
@@ -399,6 +433,28 @@ func (r *receiver) finish(ctx context.Context) error {
 	return &fail.Fault{Code: fail.Lost, What: fmt.Sprintf("container %q was taken in, and lost", r.c.ID), Where: "destination, phase finish", Why: done.Lost,
 		Remedy: "start it anew; its files are here", Log: r.fillRecord(), State: "it was ended: part of its memory was never filled in"}
 }
+
+// adopt asks again while the engine does not do it: it may just be starting again.
+func (r *receiver) adopt(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, adoptLimit)
+	defer cancel()
+	for {
+		err := r.eng.Adopt(ctx, r.c)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-time.After(adoptEvery):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+const (
+	adoptLimit = 45 * time.Second
+	adoptEvery = time.Second
+)
 
 // awaitReleased waits for the source's release, on the session that the migration has by now.
 func (r *receiver) awaitReleased(ctx context.Context) (*transfer.Session, error) {

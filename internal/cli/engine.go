@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -37,6 +38,7 @@ type engineSpec struct {
 	RunDir    string `json:"run_dir,omitempty"`
 	LogDir    string `json:"log_dir,omitempty"`
 	StateDir  string `json:"state_dir,omitempty"`
+	Unasked   bool   `json:"-"` // do with an engine that may not answer, where that is possible
 }
 
 // String is the form that parseEngineSpec reads.
@@ -64,12 +66,12 @@ func (s engineSpec) open(ctx context.Context, log *slog.Logger) (engine.Engine, 
 }
 
 func (s engineSpec) openDocker(ctx context.Context, log *slog.Logger) (engine.Engine, error) {
-	o := docker.Options{Socket: s.Socket, Logger: log}
+	o := docker.Options{Socket: s.Socket, Unasked: s.Unasked, Logger: log}
 	if s.RunDir != "" {
 		o.LockDir = filepath.Join(s.RunDir, "lock")
 	}
 	if s.StateDir != "" {
-		o.Spool = filepath.Join(s.StateDir, "docker")
+		o.Spool, o.Shields = filepath.Join(s.StateDir, "docker"), filepath.Join(s.StateDir, "shielded")
 	}
 	e, err := docker.New(ctx, o)
 	if err != nil {
@@ -182,6 +184,43 @@ func (s engineSpec) find(ctx context.Context, log *slog.Logger, container string
 	}
 	return nil, s, &fail.Fault{Code: fail.Usage, What: fmt.Sprintf("choose an engine for container %q", container), Where: "source",
 		Why: "containerd has a container of that name, and Docker has one, too", Remedy: "say which with --engine containerd or --engine docker"}
+}
+
+// reclaim has the engines take containers back into their care that migrations have left out of it which died with this host's agents. An
+// engine that is not there now may have some, too: it is asked until it answers, or ctx ends.
+func (s engineSpec) reclaim(ctx context.Context, log *slog.Logger) {
+	spec := s
+	spec.Kind = docker.Name
+	for s.Kind == auto || s.Kind == docker.Name {
+		if left, err := filepath.Glob(filepath.Join(s.StateDir, "shielded", "*")); err != nil || len(left) == 0 {
+			return
+		}
+		err := spec.withNamespace().reclaimOnce(ctx, log)
+		if err == nil {
+			return
+		}
+		log.Warn("give containers of earlier migrations their restart policies back", "err", err)
+		select {
+		case <-time.After(reclaimEvery):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// reclaimEvery is how often an engine is asked that is not there.
+const reclaimEvery = 15 * time.Second
+
+func (s engineSpec) reclaimOnce(ctx context.Context, log *slog.Logger) error {
+	e, err := s.open(ctx, log)
+	if err != nil {
+		return err
+	}
+	defer e.Close()
+	if r, ok := e.(engine.Shielder); ok {
+		return r.Reclaim(ctx)
+	}
+	return nil
 }
 
 // candidate is an engine that may have the container.

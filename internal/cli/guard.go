@@ -50,13 +50,33 @@ func rescue(ctx context.Context, job criu.GuardJob) error {
 	defer cancel()
 	err = resumeAgain(asking, spec, job.ID)
 	// the network is opened also when the engine does not answer: processes that run must be reachable
-	return errors.Join(err, openNetwork(job.NetNS))
+	return errors.Join(err, openNetwork(job.NetNS), unshield(ctx, spec, job.ID))
+}
+
+// unshield asks until the engine has the container in its care again.
+func unshield(ctx context.Context, spec engineSpec, id string) error {
+	return again(ctx, func() error {
+		eng, err := spec.open(ctx, slog.New(slog.DiscardHandler))
+		if err != nil {
+			return err
+		}
+		defer eng.Close()
+		if s, ok := eng.(engine.Shielder); ok {
+			return s.Unshield(ctx, id)
+		}
+		return nil // Resume has done it
+	})
 }
 
 // resumeAgain asks until the engine resumes the container or says that there is nothing to resume.
 func resumeAgain(ctx context.Context, spec engineSpec, id string) error {
+	return again(ctx, func() error { return resumeOnce(ctx, spec, id) })
+}
+
+// again does something until it succeeds or there is no container for it.
+func again(ctx context.Context, f func() error) error {
 	for {
-		err := resumeOnce(ctx, spec, id)
+		err := f()
 		if err == nil || errors.Is(err, engine.ErrNotFound) || errors.Is(err, engine.ErrNotRunning) {
 			return err
 		}
@@ -69,6 +89,7 @@ func resumeAgain(ctx context.Context, spec engineSpec, id string) error {
 }
 
 func resumeOnce(ctx context.Context, spec engineSpec, id string) error {
+	spec.Unasked = true // Docker's containers can be resumed without its daemon
 	eng, err := spec.open(ctx, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err

@@ -136,6 +136,7 @@ func recv(ctx context.Context, o recvOptions, env environment) error {
 	if o.stdio {
 		return recvStdio(ctx, o, opt, env)
 	}
+	go o.spec.reclaim(ctx, o.log)
 	opt.Reunions = restore.NewReunions()
 	return recvListen(ctx, o, opt, env)
 }

@@ -32,7 +32,7 @@ func thawCommand(env environment) *cli.Command {
 		Name: "thaw", Usage: "let a container run on that a migration in doubt left frozen", ArgsUsage: "CONTAINER", Description: thawHelp,
 		Flags: append(engineFlags(),
 			&cli.BoolFlag{Name: "yes", Usage: "do not ask: the container does not run at the destination and never will"},
-			&cli.StringFlag{Name: "run-dir", Value: defaultRunDir, Usage: "`DIR` of locks", TakesFile: true},
+			&cli.StringFlag{Name: "run-dir", Value: defaultRunDir, Usage: "`DIR` of locks", TakesFile: true}, stateDirFlag(),
 		),
 		Action: func(c *cli.Context) error {
 			if err := wantArgs(c, "CONTAINER"); err != nil {

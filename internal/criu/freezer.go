@@ -42,7 +42,7 @@ func (f *Freezer) Freeze() error {
 		if err := os.WriteFile(f.path, []byte(word), 0); err != nil {
 			return fmt.Errorf("freeze cgroup: %w", err)
 		}
-		frozen, err := f.frozen()
+		frozen, err := f.Frozen()
 		if err != nil || frozen {
 			return err
 		}
@@ -53,7 +53,11 @@ func (f *Freezer) Freeze() error {
 	}
 }
 
-func (f *Freezer) frozen() (bool, error) {
+// Frozen says whether all tasks are frozen.
+func (f *Freezer) Frozen() (bool, error) {
+	if f.path == "" {
+		return false, nil
+	}
 	path, want := f.path, "FROZEN"
 	if f.v2() {
 		path, want = filepath.Join(filepath.Dir(f.path), "cgroup.events"), "frozen 1"

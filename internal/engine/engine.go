@@ -219,7 +219,8 @@ type Source interface {
 	// the next one begins. held is nil for an engine that has no processes, and not to be closed.
 	Lock(ctx context.Context, id string) (held *os.File, unlock Undo, err error)
 	// Shield hides the container from what the engine has to start dead containers again. It is to be called before one is frozen whose
-	// copy may be left here when it goes on elsewhere. The Undo ends that, and so does Resume, for those who did not call it.
+	// copy may be left here when it goes on elsewhere. The Undo ends that, and so does Resume, for those who did not call
+	// it and of engines that answer.
 	Shield(ctx context.Context, id string) (Undo, error)
 	// Pause freezes all processes; Resume lets them go on. Both are idempotent.
 	Pause(ctx context.Context, id string) error
@@ -232,6 +233,18 @@ type Source interface {
 	// deletes the task and its network, and, unless keep, container record and snapshot. It may be repeated; that
 	// the container is gone is no error.
 	Retire(ctx context.Context, id string, keep bool) error
+}
+
+// Shielder is a Source whose shields outlive the host's next start, so that it has to be told more of them.
+type Shielder interface {
+	// Unshield is the Undo of Shield for those who know only the container. That it is not shielded, or gone, is no error. A container that has
+	// ended meanwhile is started anew, if the engine would have done that.
+	Unshield(ctx context.Context, id string) error
+	// Doubt notes, before GO can be given, that the container may become another host's.
+	Doubt(ctx context.Context, id string) error
+	// Reclaim ends the shields of all migrations that died here with everything that should have ended them, but of containers that may be
+	// another host's.
+	Reclaim(ctx context.Context) error
 }
 
 // Destination is what a destination agent needs.

@@ -24,6 +24,7 @@ type subject struct {
 	addr   string // of its server; empty without a network
 	addr6  string // likewise, for IPv6
 	client *process
+	on     *dock // nil: containerd
 }
 
 // clientResult is what both kinds of clients report.
@@ -74,12 +75,20 @@ func runServer(t *testing.T, h *testbed.Host, id string, f serverFlags) *subject
 		f.kind = "private"
 	}
 	script += fmt.Sprintf("exec workload server --listen=%s --memory-kind "+f.kind+" --memory-mib %d --compressible 0 --dirty-pages-per-sec %d", listen, f.memory, f.dirty)
-	s := runContainer(t, h, testbed.ContainerSpec{
-		ID: id, Image: "testbed/tools:latest", Network: f.network, Args: []string{"sh", "-euc", script},
-	})
+	var s *subject
+	if d := dockOf(h); d != nil {
+		s = runDocked(t, d, h, id, script, d.newAddress())
+	} else {
+		s = runContainer(t, h, testbed.ContainerSpec{
+			ID: id, Image: "testbed/tools:latest", Network: f.network, Args: []string{"sh", "-euc", script},
+		})
+	}
 	eventually(t, soon, "the container prints", func() bool { return len(ticks(t, h, id)) > 1 })
 	if s.addr != "" && !f.noListen {
-		s.addr, s.addr6 = s.addr+":7000", "["+s.addr6+"]:7000"
+		s.addr += ":7000"
+		if s.addr6 != "" {
+			s.addr6 = "[" + s.addr6 + "]:7000"
+		}
 		if !f.noClient {
 			s.connect(t)
 		}
@@ -142,14 +151,22 @@ func purgeAt(t *testing.T, h *testbed.Host, id string) {
 	_, _ = try(h, "rm", "-f", "/var/log/"+id+".log")
 }
 
+// clients is the host of the container's clients.
+func (s *subject) clients() *testbed.Host {
+	if s.on != nil {
+		return s.on.bed.Host("c")
+	}
+	return hostC
+}
+
 // connect starts the client, which goes on until finish.
 func (s *subject) connect(t *testing.T) {
 	t.Helper()
 	eventually(t, soon, s.addr+" is listened on", func() bool {
-		_, err := try(hostC, "workload", "client", "--addr", s.addr, "--duration", "1ms", "--timeout", "5s")
+		_, err := try(s.clients(), "workload", "client", "--addr", s.addr, "--duration", "1ms", "--timeout", "5s")
 		return err == nil
 	})
-	s.client = start(t, hostC, "workload", "client", "--addr", s.addr, "--duration", "0", "--report", "50ms", "--verify", "--timeout", "60s")
+	s.client = start(t, s.clients(), "workload", "client", "--addr", s.addr, "--duration", "0", "--report", "50ms", "--verify", "--timeout", "60s")
 	s.progressing(t)
 }
 
@@ -179,6 +196,13 @@ func (s *subject) progressing(t *testing.T) {
 
 // examine shows where a container is whose client is lost.
 func (s *subject) examine(t *testing.T) {
+	if s.on != nil {
+		for _, h := range s.on.bed.Hosts() {
+			out, _ := try(h, "sh", "-c", `date +%T.%N; docker ps -a; pid=$(docker inspect --format '{{.State.Pid}}' "$1") && nsenter --net="/proc/$pid/ns/net" sh -c 'ss -tanoe; nft list tables; ip addr'; tail -20 /var/log/dockerd.log`, "sh", s.id)
+			t.Logf("%s:\n%s", h.Name, out)
+		}
+		return
+	}
 	for _, h := range []*testbed.Host{hostA, hostB, hostD} {
 		if _, err := os.Stat(h.Path("/run/netns/" + s.id)); err != nil {
 			continue
@@ -207,6 +231,9 @@ func (s *subject) finish(t *testing.T) clientResult {
 // ticks are the numbers that the container printed, in the order in which they are in the host's log.
 func ticks(t *testing.T, h *testbed.Host, id string) []int {
 	t.Helper()
+	if dockOf(h) != nil {
+		return dockTicks(t, h, id)
+	}
 	text, err := os.ReadFile(h.Path("/var/log/" + id + ".log"))
 	if err != nil {
 		return nil
@@ -237,7 +264,7 @@ func assertOutputWhole(t *testing.T, id string, h *testbed.Host) {
 	before := len(ticks(t, h, id))
 	eventually(t, soon, "the container's output goes on at "+h.Name, func() bool { return len(ticks(t, h, id)) > before+2 })
 	var all []int
-	for _, h := range bed.Hosts() {
+	for _, h := range beside(h) {
 		all = append(all, ticks(t, h, id)...)
 	}
 	slices.Sort(all)
@@ -252,6 +279,9 @@ func assertOutputWhole(t *testing.T, id string, h *testbed.Host) {
 // status is what the engine says of the task, "" when there is none.
 func status(t *testing.T, h *testbed.Host, id string) string {
 	t.Helper()
+	if dockOf(h) != nil {
+		return dockStatus(t, h, id)
+	}
 	out, err := try(h, "ctr", "tasks", "ls")
 	if err != nil {
 		t.Errorf("%s: list tasks: %v\n%s", h.Name, err, out)
@@ -267,6 +297,9 @@ func status(t *testing.T, h *testbed.Host, id string) string {
 // initPid is the pid of the container's first process in the host.
 func initPid(t *testing.T, h *testbed.Host, id string) int {
 	t.Helper()
+	if dockOf(h) != nil {
+		return dockerInspect(t, h, id).State.Pid
+	}
 	for _, l := range lines(run(t, h, "ctr", "tasks", "ls")) {
 		if f := strings.Fields(l); len(f) == 3 && f[0] == id {
 			pid, _ := strconv.Atoi(f[1])
@@ -302,6 +335,9 @@ func (s *subject) assertMoved(t *testing.T, from, to *testbed.Host) {
 		t.Errorf("%s: container %s is %q", to.Name, s.id, got)
 	}
 	s.progressing(t)
+	if s.on != nil {
+		assertPolicy(t, to, s.id)
+	}
 	assertUnlocked(t, to, s.id)
 	assertClean(t, from, s.id)
 	assertNothingUnderWay(t, from, sendDir(s.id))
@@ -318,6 +354,9 @@ func (s *subject) assertStayed(t *testing.T, h, other *testbed.Host) {
 	if len(ticks(t, h, s.id)) > 0 {
 		assertOutputWhole(t, s.id, h)
 	}
+	if s.on != nil {
+		assertPolicy(t, h, s.id)
+	}
 	assertUnlocked(t, h, s.id)
 	assertNothingUnderWay(t, h, sendDir(s.id))
 	assertClean(t, other, s.id)
@@ -326,6 +365,10 @@ func (s *subject) assertStayed(t *testing.T, h, other *testbed.Host) {
 // assertUnlocked checks that no rule of ours is left in the container's network.
 func assertUnlocked(t *testing.T, h *testbed.Host, id string) {
 	t.Helper()
+	if dockOf(h) != nil {
+		assertUnlockedDock(t, h, id)
+		return
+	}
 	if _, err := os.Stat(h.Path("/run/netns/" + id)); err != nil {
 		return
 	}
@@ -393,6 +436,9 @@ true
 `
 
 func leftOf(h *testbed.Host, id string) []string {
+	if dockOf(h) != nil {
+		return leftOfDock(h, id)
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), later)
 	defer cancel()
 	script := h.Path("/run/leftovers.sh")

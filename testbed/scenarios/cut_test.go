@@ -2,6 +2,7 @@ package scenarios
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -14,7 +15,7 @@ import (
 type moment struct {
 	phase string
 	// prepare has the migration stay in the phase, and returns a function that tells when it is there.
-	prepare func(t *testing.T, id string, to *agent) (there func(m *migration) bool)
+	prepare func(t *testing.T, r *rig, id string, to *agent) (there func(m *migration) bool)
 	server  serverFlags
 	flags   []string
 }
@@ -24,19 +25,19 @@ const stay = `sleep 8 3<&-`
 
 // moments are all phases before GO.
 var moments = []moment{
-	{phase: report.Offer, prepare: func(t *testing.T, _ string, to *agent) func(*migration) bool {
-		hit := fault(t, hostB, to.listen(), atVersion, stay)
+	{phase: report.Offer, prepare: func(t *testing.T, r *rig, _ string, to *agent) func(*migration) bool {
+		hit := fault(t, r.b, to.listen(), atVersion, stay)
 		return func(*migration) bool { return hit() }
 	}},
 	{phase: report.Sync, server: serverFlags{files: 24 << 10}, flags: []string{"--bandwidth", "2MiB"}, prepare: after(report.Offer)},
-	{phase: report.Freeze, prepare: func(t *testing.T, id string, _ *agent) func(*migration) bool {
-		hit := fault(t, hostA, id, atDump, stayOnce(id))
+	{phase: report.Freeze, prepare: func(t *testing.T, r *rig, id string, _ *agent) func(*migration) bool {
+		hit := fault(t, r.a, id, atDump, stayOnce(id))
 		return func(m *migration) bool { return hit() }
 	}},
 	{phase: report.Precopy, server: serverFlags{memory: 32}, flags: []string{"--bandwidth", "3MiB"}, prepare: after(report.Sync)},
 	{phase: report.Ship, server: serverFlags{memory: 32}, flags: []string{"--mode", "stop", "--bandwidth", "3MiB"}, prepare: after(report.Freeze)},
-	{phase: report.Restore, prepare: func(t *testing.T, id string, _ *agent) func(*migration) bool {
-		hit := fault(t, hostB, id, atRestore, stayOnce(id))
+	{phase: report.Restore, prepare: func(t *testing.T, r *rig, id string, _ *agent) func(*migration) bool {
+		hit := fault(t, r.b, id, atRestore, stayOnce(id))
 		return func(m *migration) bool { return hit() }
 	}},
 }
@@ -48,20 +49,20 @@ func stayOnce(id string) string {
 }
 
 // after is for phases that are long by themselves: the migration is there once the phase before is over.
-func after(phase string) func(*testing.T, string, *agent) func(*migration) bool {
-	return func(*testing.T, string, *agent) func(*migration) bool {
+func after(phase string) func(*testing.T, *rig, string, *agent) func(*migration) bool {
+	return func(*testing.T, *rig, string, *agent) func(*migration) bool {
 		return func(m *migration) bool { return m.isPast(phase) }
 	}
 }
 
 // begin starts a container and its migration, and returns when it is in the phase.
-func (mo moment) begin(t *testing.T, id string, to *agent) (*subject, *migration) {
+func (mo moment) begin(t *testing.T, r *rig, id string, to *agent) (*subject, *migration) {
 	t.Helper()
 	f := mo.server
 	f.memory = max(f.memory, 1)
-	s := runServer(t, hostA, id, f)
-	there := mo.prepare(t, id, to)
-	m := send(t, hostA, id, to, mo.flags...)
+	s := runServer(t, r.a, id, f)
+	there := mo.prepare(t, r, id, to)
+	m := send(t, r.a, id, to, mo.flags...)
 	eventually(t, later, "the migration is in phase "+mo.phase, func() bool {
 		if m.ended() {
 			t.Fatalf("the migration ended before phase %s:\n%s", mo.phase, m.stderr.String())
@@ -69,8 +70,8 @@ func (mo moment) begin(t *testing.T, id string, to *agent) (*subject, *migration
 		return there(m)
 	})
 	time.Sleep(200 * time.Millisecond) // well into it
-	logCRIU(t, hostA, m.dir)
-	logCRIU(t, hostB, to.dir)
+	logCRIU(t, r.a, m.dir)
+	logCRIU(t, r.b, to.dir)
 	if m.ended() || m.isPast(mo.phase) {
 		t.Fatalf("the migration did not stay in phase %s:\n%s", mo.phase, m.stderr.String())
 	}
@@ -79,6 +80,7 @@ func (mo moment) begin(t *testing.T, id string, to *agent) (*subject, *migration
 
 // TestLinkCut cuts the destination off while migrations are in every phase before GO.
 func TestLinkCut(t *testing.T) {
+	r := chosen(t)
 	var there, cut, over, healed sync.WaitGroup
 	there.Add(len(moments))
 	cut.Add(1)
@@ -86,12 +88,12 @@ func TestLinkCut(t *testing.T) {
 	healed.Add(1)
 	go func() {
 		there.Wait()
-		if err := hostB.Cut(); err != nil {
+		if err := r.b.Cut(); err != nil {
 			t.Error(err)
 		}
 		cut.Done()
 		over.Wait()
-		if err := hostB.Heal(); err != nil {
+		if err := r.b.Heal(); err != nil {
 			t.Error(err)
 		}
 		healed.Done()
@@ -103,131 +105,140 @@ func TestLinkCut(t *testing.T) {
 			started, ended := sync.OnceFunc(there.Done), sync.OnceFunc(over.Done)
 			defer ended()
 			defer started()
-			to := startAgent(t, hostB)
-			s, m := mo.begin(t, id, to)
+			to := startAgent(t, r.b)
+			s, m := mo.begin(t, r, id, to)
 			started()
 			cut.Wait()
 			m.failed(t, 6, "source", "runs on at the source")
 			s.progressing(t) // while the link is still cut
 			ended()
 			healed.Wait()
-			s.assertStayed(t, hostA, hostB)
-			assertNothingUnderWay(t, hostB, to.dir)
+			s.assertStayed(t, r.a, r.b)
+			assertNothingUnderWay(t, r.b, to.dir)
 			s.finish(t)
 		})
 	}
 }
 
-// TestInterrupt is Ctrl-C in every phase before GO.
-func TestInterrupt(t *testing.T) {
-	t.Parallel()
+// eachMoment runs a test in every phase before GO.
+func eachMoment(t *testing.T, r *rig, test func(*testing.T, *rig, moment)) {
 	for _, mo := range moments {
 		t.Run(mo.phase, func(t *testing.T) {
 			t.Parallel()
-			id := "interrupt-" + mo.phase
-			to := startAgent(t, hostB)
-			s, m := mo.begin(t, id, to)
-			m.signal(t, syscall.SIGINT)
-			m.failed(t, 130, "runs on at the source")
-			s.assertStayed(t, hostA, hostB)
-			assertNothingUnderWay(t, hostB, to.dir)
-			s.finish(t)
+			test(t, r, mo)
 		})
 	}
+}
+
+// momentOf is the phase of that name.
+func momentOf(phase string) moment {
+	return moments[slices.IndexFunc(moments, func(mo moment) bool { return mo.phase == phase })]
+}
+
+// TestInterrupt is Ctrl-C in every phase before GO.
+func TestInterrupt(t *testing.T) {
+	t.Parallel()
+	eachMoment(t, chosen(t), interrupt)
+}
+
+func interrupt(t *testing.T, r *rig, mo moment) {
+	id := "interrupt-" + mo.phase
+	to := startAgent(t, r.b)
+	s, m := mo.begin(t, r, id, to)
+	m.signal(t, syscall.SIGINT)
+	m.failed(t, 130, "runs on at the source")
+	s.assertStayed(t, r.a, r.b)
+	assertNothingUnderWay(t, r.b, to.dir)
+	s.finish(t)
 }
 
 // TestDestinationKilled kills the destination agent in every phase before GO. What it leaves is gone once it is started
 // again.
 func TestDestinationKilled(t *testing.T) {
 	t.Parallel()
-	for _, mo := range moments {
-		t.Run(mo.phase, func(t *testing.T) {
-			t.Parallel()
-			id := "dkill-" + mo.phase
-			to := startAgent(t, hostB)
-			s, m := mo.begin(t, id, to)
-			to.signal(t, syscall.SIGKILL)
-			m.failed(t, 6, "source", "runs on at the source")
-			s.progressing(t)
-			to.wait(t, soon)
-			to.start(t)
-			s.assertStayed(t, hostA, hostB)
-			assertNothingUnderWay(t, hostB, to.dir)
-			s.finish(t)
-		})
-	}
+	eachMoment(t, chosen(t), destinationKilled)
+}
+
+func destinationKilled(t *testing.T, r *rig, mo moment) {
+	id := "dkill-" + mo.phase
+	to := startAgent(t, r.b)
+	s, m := mo.begin(t, r, id, to)
+	to.signal(t, syscall.SIGKILL)
+	m.failed(t, 6, "source", "runs on at the source")
+	s.progressing(t)
+	to.wait(t, soon)
+	to.start(t)
+	s.assertStayed(t, r.a, r.b)
+	assertNothingUnderWay(t, r.b, to.dir)
+	s.finish(t)
 }
 
 // TestDestinationStopped stops the destination agent, as its service manager does, in every phase before GO.
 func TestDestinationStopped(t *testing.T) {
 	t.Parallel()
-	for _, mo := range moments {
-		t.Run(mo.phase, func(t *testing.T) {
-			t.Parallel()
-			id := "dstop-" + mo.phase
-			to := startAgent(t, hostB)
-			s, m := mo.begin(t, id, to)
-			to.signal(t, syscall.SIGTERM)
-			m.failed(t, 4, "stopped", "runs on at the source")
-			if code := to.wait(t, later); code != 0 {
-				t.Errorf("the destination agent ends with status %d\n%s", code, to.stderr.String())
-			}
-			s.assertStayed(t, hostA, hostB)
-			assertNothingUnderWay(t, hostB, to.dir)
-			s.finish(t)
-		})
+	eachMoment(t, chosen(t), destinationStopped)
+}
+
+func destinationStopped(t *testing.T, r *rig, mo moment) {
+	id := "dstop-" + mo.phase
+	to := startAgent(t, r.b)
+	s, m := mo.begin(t, r, id, to)
+	to.signal(t, syscall.SIGTERM)
+	m.failed(t, 4, "stopped", "runs on at the source")
+	if code := to.wait(t, later); code != 0 {
+		t.Errorf("the destination agent ends with status %d\n%s", code, to.stderr.String())
 	}
+	s.assertStayed(t, r.a, r.b)
+	assertNothingUnderWay(t, r.b, to.dir)
+	s.finish(t)
 }
 
 // TestSourceKilled kills the source agent in every phase before GO. Its guard lets the container run on.
 func TestSourceKilled(t *testing.T) {
 	t.Parallel()
-	for _, mo := range moments {
-		t.Run(mo.phase, func(t *testing.T) {
-			t.Parallel()
-			id := "skill-" + mo.phase
-			to := startAgent(t, hostB)
-			s, m := mo.begin(t, id, to)
-			m.signal(t, syscall.SIGKILL)
-			m.wait(t, soon)
-			eventually(t, later, "the container runs on", func() bool { return status(t, hostA, id) == "RUNNING" })
-			s.progressing(t)
-			// the next migration takes away what the killed one left, and moves the container
-			next := startAgent(t, hostB)
-			assertNothingUnderWay(t, hostB, to.dir)
-			assertClean(t, hostB, id)
-			removeFault(t, id)
-			send(t, hostA, id, next, "--json").moved(t)
-			s.assertMoved(t, hostA, hostB)
-			s.finish(t)
-		})
-	}
+	eachMoment(t, chosen(t), sourceKilled)
+}
+
+func sourceKilled(t *testing.T, r *rig, mo moment) {
+	id := "skill-" + mo.phase
+	to := startAgent(t, r.b)
+	s, m := mo.begin(t, r, id, to)
+	m.signal(t, syscall.SIGKILL)
+	m.wait(t, soon)
+	eventually(t, later, "the container runs on", func() bool { return status(t, r.a, id) == "RUNNING" })
+	s.progressing(t)
+	// the next migration takes away what the killed one left, and moves the container
+	next := startAgent(t, r.b)
+	assertNothingUnderWay(t, r.b, to.dir)
+	assertClean(t, r.b, id)
+	removeFault(t, id)
+	send(t, r.a, id, next, "--json").moved(t)
+	s.assertMoved(t, r.a, r.b)
+	s.finish(t)
 }
 
 // TestCRIUKilledInHold kills CRIU at the source while it holds the dumped container. Whatever becomes of the migration,
 // one copy runs on.
 func TestCRIUKilledInHold(t *testing.T) {
 	t.Parallel()
+	criuKilledInHold(t, chosen(t))
+}
+
+func criuKilledInHold(t *testing.T, r *rig) {
 	const id = "criu-killed"
-	to := startAgent(t, hostB)
-	var mo moment
-	for _, mo = range moments {
-		if mo.phase == report.Restore {
-			break
-		}
-	}
-	s, m := mo.begin(t, id, to)
-	if out := shell(t, hostA, killCRIU, id); out == "" {
+	to := startAgent(t, r.b)
+	s, m := momentOf(report.Restore).begin(t, r, id, to)
+	if out := shell(t, r.a, killCRIU, r.runtimeID(t, r.a, id)); out == "" {
 		t.Error("no CRIU was found to be killed")
 	}
 	code := m.wait(t, later)
 	if code == 0 {
-		s.assertMoved(t, hostA, hostB)
+		s.assertMoved(t, r.a, r.b)
 	} else {
 		m.failed(t, 7, "runs on at the source")
-		s.assertStayed(t, hostA, hostB)
+		s.assertStayed(t, r.a, r.b)
 	}
-	assertNothingUnderWay(t, hostB, to.dir)
+	assertNothingUnderWay(t, r.b, to.dir)
 	s.finish(t)
 }
 

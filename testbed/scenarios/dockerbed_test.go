@@ -31,11 +31,14 @@ var (
 	dock26 = &dock{generation: testbed.Docker26, name: bedName + "-d26", hosts: []string{"a", "b", "c"}}
 	dock28 = &dock{generation: testbed.Docker28, name: bedName + "-d28", hosts: []string{"a", "b"}}
 
+	// dockCrash is for tests that kill daemons, which all containers of their hosts notice.
+	dockCrash = &dock{generation: testbed.Docker26, name: bedName + "-dcr", hosts: []string{"a", "b", "c"}}
+
 	// Hosts of these keep images in different ways, and only the first has any.
 	stores26 = &dock{generation: testbed.Docker26, name: bedName + "-s26", hosts: []string{"a", "b", "c"}, inContainerd: []string{"b", "c"}, imagesAt: []string{"a"}}
 	stores28 = &dock{generation: testbed.Docker28, name: bedName + "-s28", hosts: []string{"a", "b"}, inContainerd: []string{"b"}, imagesAt: []string{"a"}}
 
-	allDocks = []*dock{dock26, dock28, stores26, stores28}
+	allDocks = []*dock{dock26, dock28, dockCrash, stores26, stores28}
 )
 
 // up returns the hosts.
@@ -54,6 +57,7 @@ func (d *dock) up(t *testing.T) (a, b *testbed.Host) {
 		}
 		for _, h := range d.bed.Hosts() {
 			d.err = errors.Join(d.err, wrapCRIU(h))
+			docks.Store(h, d)
 		}
 	})
 	if d.err != nil {

@@ -5,18 +5,23 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"migrate/testbed"
 )
 
 // The wrapper before CRIU on every host: a file in /run/faults that is named like a word of the caller's command line is
-// run as a script first. The caller is runc, whose last word is the container's id, or migrate, which asks for the version.
+// run as a script first. The caller is runc, whose last word is the container's id, or migrate, which asks for the version. Docker's containers
+// are also known by their names.
 const (
 	faultDir = "/run/faults"
 	hitDir   = "/run/faults-hit"
 	wrapper  = `#!/bin/sh
 caller=$(tr '\0' '\n' </proc/$PPID/cmdline)
+config=/var/lib/docker/containers/$(echo "$caller" | tail -n 1)/config.v2.json
+[ -e "$config" ] && caller="$caller
+$(sed 's|.*"Name":"/\([^"]*\)".*|\1|' "$config")"
 for fault in ` + faultDir + `/*; do
 	[ -e "$fault" ] || continue
 	name=${fault##*/}
@@ -77,7 +82,9 @@ func fault(t *testing.T, h *testbed.Host, word, when, script string) (hit func()
 // removeFault ends a fault before the test does.
 func removeFault(t *testing.T, word string) {
 	t.Helper()
-	for _, h := range bed.Hosts() {
+	hosts := bed.Hosts()
+	docks.Range(func(h, _ any) bool { hosts = append(slices.Clip(hosts), h.(*testbed.Host)); return true })
+	for _, h := range hosts {
 		if err := os.Remove(h.Path(filepath.Join(faultDir, word))); err != nil && !errors.Is(err, os.ErrNotExist) {
 			t.Error(err)
 		}

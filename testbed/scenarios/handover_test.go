@@ -16,39 +16,47 @@ import (
 // TestGoLost loses GO: the destination gives up and the container runs on at the source.
 func TestGoLost(t *testing.T) {
 	t.Parallel()
+	goLost(t, chosen(t))
+}
+
+func goLost(t *testing.T, r *rig) {
 	const id = "go-lost"
-	to := startAgent(t, hostB)
-	s, m := beforeGo(t, id, to)
+	to := startAgent(t, r.b)
+	s, m := beforeGo(t, r, id, to)
 	heal := drop(t, to, "input", "dport")
 	m.signal(t, syscall.SIGCONT)
 	eventually(t, later, "the source has sent GO", func() bool { return m.isPast(report.Restore) })
 	eventually(t, later, "the destination has given the container up", func() bool { return strings.Contains(to.stderr.String(), "migration failed") })
-	assertInDoubt(t, m, id)
+	assertInDoubt(t, r, m, id)
 	heal()
 	m.failed(t, 8, "runs on at the source")
-	s.assertStayed(t, hostA, hostB)
-	assertNothingUnderWay(t, hostB, to.dir)
+	s.assertStayed(t, r.a, r.b)
+	assertNothingUnderWay(t, r.b, to.dir)
 	s.finish(t)
 }
 
 // TestAnswerLost loses COMMITTED: the container runs at the destination, and the source learns that later.
 func TestAnswerLost(t *testing.T) {
 	t.Parallel()
+	answerLost(t, chosen(t))
+}
+
+func answerLost(t *testing.T, r *rig) {
 	const id = "answer-lost"
-	to := startAgent(t, hostB)
-	s, m := beforeGo(t, id, to)
+	to := startAgent(t, r.b)
+	s, m := beforeGo(t, r, id, to)
 	heal := drop(t, to, "output", "sport")
 	m.signal(t, syscall.SIGCONT)
-	eventually(t, later, "the container runs at the destination", func() bool { return status(t, hostB, id) == "RUNNING" })
+	eventually(t, later, "the container runs at the destination", func() bool { return status(t, r.b, id) == "RUNNING" })
 	s.progressing(t)
-	assertInDoubt(t, m, id)
+	assertInDoubt(t, r, m, id)
 	heal()
 	if code := m.wait(t, later); code != 0 {
 		t.Errorf("exit status %d\n%s", code, m.stderr.String())
 	}
-	s.assertMoved(t, hostA, hostB)
-	assertOutputWhole(t, id, hostB)
-	assertNothingUnderWay(t, hostB, to.dir)
+	s.assertMoved(t, r.a, r.b)
+	assertOutputWhole(t, id, r.b)
+	assertNothingUnderWay(t, r.b, to.dir)
 	s.finish(t)
 }
 
@@ -56,6 +64,7 @@ func TestAnswerLost(t *testing.T) {
 // it may go on.
 func TestWaitGivenUp(t *testing.T) {
 	t.Parallel()
+	r := chosen(t)
 	for name, end := range map[string]func(t *testing.T, m *migration){
 		"interrupted": func(t *testing.T, m *migration) {
 			for !m.ended() { // the first is answered with a warning
@@ -72,31 +81,31 @@ func TestWaitGivenUp(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			id := "given-up-" + name
-			to := startAgent(t, hostB)
-			s, m := beforeGo(t, id, to)
+			to := startAgent(t, r.b)
+			s, m := beforeGo(t, r, id, to)
 			heal := drop(t, to, "output", "sport")
 			m.signal(t, syscall.SIGCONT)
-			eventually(t, later, "the container runs at the destination", func() bool { return status(t, hostB, id) == "RUNNING" })
-			assertInDoubt(t, m, id)
+			eventually(t, later, "the container runs at the destination", func() bool { return status(t, r.b, id) == "RUNNING" })
+			assertInDoubt(t, r, m, id)
 			end(t, m)
 			heal()
 			time.Sleep(3 * time.Second) // for a guard that would do wrong
-			if got := status(t, hostA, id); got != "PAUSED" {
+			if got := status(t, r.a, id); got != "PAUSED" {
 				t.Errorf("the container is %q at the source", got)
 			}
 			s.progressing(t)
 			s.finish(t)
-			assertNothingUnderWay(t, hostB, to.dir)
-			purgeAt(t, hostB, id)
-			run(t, hostA, "migrate", "thaw", id, "--yes", "--run-dir", sendDir(id)+"/run")
-			if got := status(t, hostA, id); got != "RUNNING" {
+			assertNothingUnderWay(t, r.b, to.dir)
+			r.purgeAt(t, r.b, id)
+			run(t, r.a, "migrate", "thaw", id, "--yes", "--run-dir", sendDir(id)+"/run", "--state-dir", sendDir(id)+"/state")
+			if got := status(t, r.a, id); got != "RUNNING" {
 				t.Errorf("the container is %q at the source after it was thawed", got)
 			}
-			assertUnlocked(t, hostA, id)
+			assertUnlocked(t, r.a, id)
 			s.connect(t)
 			// another migration takes away what the one before left
-			send(t, hostA, id, to, "--json").moved(t)
-			s.assertMoved(t, hostA, hostB)
+			send(t, r.a, id, to, "--json").moved(t)
+			s.assertMoved(t, r.a, r.b)
 			s.finish(t)
 		})
 	}
@@ -104,12 +113,12 @@ func TestWaitGivenUp(t *testing.T) {
 
 // beforeGo brings a migration to the point where the destination holds the restored container and has said READY, and
 // the source, which is stopped, is about to say GO.
-func beforeGo(t *testing.T, id string, to *agent) (*subject, *migration) {
+func beforeGo(t *testing.T, r *rig, id string, to *agent) (*subject, *migration) {
 	t.Helper()
-	s := runServer(t, hostA, id, serverFlags{memory: 1, dirty: 20})
+	s := runServer(t, r.a, id, serverFlags{memory: 1, dirty: 20})
 	mark := hitDir + "/" + id + ".stayed"
-	hit := fault(t, hostB, id, atRestore, fmt.Sprintf("[ -e '%[1]s' ] || { : >'%[1]s'; sleep 2 3<&-; }", mark))
-	m := send(t, hostA, id, to)
+	hit := fault(t, r.b, id, atRestore, fmt.Sprintf("[ -e '%[1]s' ] || { : >'%[1]s'; sleep 2 3<&-; }", mark))
+	m := send(t, r.a, id, to)
 	eventually(t, later, "the migration is in phase restore", func() bool { return hit() || m.ended() })
 	m.signal(t, syscall.SIGSTOP)
 	eventually(t, soon, "the destination holds the container", func() bool { return strings.Contains(to.stderr.String(), "msg=held") })
@@ -118,12 +127,12 @@ func beforeGo(t *testing.T, id string, to *agent) (*subject, *migration) {
 }
 
 // assertInDoubt checks that the source still waits for the answer, with the container frozen.
-func assertInDoubt(t *testing.T, m *migration, id string) {
+func assertInDoubt(t *testing.T, r *rig, m *migration, id string) {
 	t.Helper()
 	if m.ended() {
 		t.Fatalf("the source did not wait for the destination's word:\n%s", m.stderr.String())
 	}
-	if got := status(t, hostA, id); got != "PAUSED" {
+	if got := status(t, r.a, id); got != "PAUSED" {
 		t.Errorf("the container is %q at the source while the outcome is in doubt", got)
 	}
 }
@@ -134,8 +143,8 @@ func drop(t *testing.T, to *agent, hook, port string) (heal func()) {
 	t.Helper()
 	table := fmt.Sprintf("lost%d", to.port)
 	rule := fmt.Sprintf("tcp %s %d drop", port, to.port)
-	shell(t, hostB, `nft "add table inet $1; add chain inet $1 c { type filter hook $2 priority 0; }; add rule inet $1 c $3"`, table, hook, rule)
-	heal = func() { _, _ = try(hostB, "nft", "delete", "table", "inet", table) }
+	shell(t, to.host, `nft "add table inet $1; add chain inet $1 c { type filter hook $2 priority 0; }; add rule inet $1 c $3"`, table, hook, rule)
+	heal = func() { _, _ = try(to.host, "nft", "delete", "table", "inet", table) }
 	t.Cleanup(heal)
 	return heal
 }
@@ -143,33 +152,34 @@ func drop(t *testing.T, to *agent, hook, port string) (heal func()) {
 // TestCutAroundGo cuts the destination off at various moments around GO. Whatever becomes of each migration, one copy
 // runs in the end, and the client's connection goes on.
 func TestCutAroundGo(t *testing.T) {
+	r := chosen(t)
 	for i, after := range []time.Duration{0, 40, 120} {
 		t.Run(fmt.Sprintf("%dms", after), func(t *testing.T) {
 			id := fmt.Sprintf("around-%d", i)
-			s := runServer(t, hostA, id, serverFlags{memory: 4, dirty: 50})
-			to := startAgent(t, hostB)
-			m := send(t, hostA, id, to)
+			s := runServer(t, r.a, id, serverFlags{memory: 4, dirty: 50})
+			to := startAgent(t, r.b)
+			m := send(t, r.a, id, to)
 			eventually(t, later, "the migration is in phase restore", func() bool { return m.isPast(report.Ship) || m.ended() })
 			time.Sleep(after * time.Millisecond)
-			if err := hostB.Cut(); err != nil {
+			if err := r.b.Cut(); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(time.Second)
-			if err := hostB.Heal(); err != nil {
+			if err := r.b.Heal(); err != nil {
 				t.Fatal(err)
 			}
 			code := m.wait(t, later)
 			t.Logf("exit status %d", code)
-			here, there := status(t, hostA, id), status(t, hostB, id)
+			here, there := status(t, r.a, id), status(t, r.b, id)
 			switch {
 			case code == 0 && there == "RUNNING":
-				s.assertMoved(t, hostA, hostB)
+				s.assertMoved(t, r.a, r.b)
 			case code != 0 && here == "RUNNING":
-				s.assertStayed(t, hostA, hostB)
+				s.assertStayed(t, r.a, r.b)
 			default:
 				t.Errorf("exit status %d, %q at the source, %q at the destination\n%s", code, here, there, m.stderr.String())
 			}
-			assertNothingUnderWay(t, hostB, to.dir)
+			assertNothingUnderWay(t, r.b, to.dir)
 			s.finish(t)
 		})
 	}

@@ -59,7 +59,7 @@ func TestPagerDies(t *testing.T) {
 	t.Parallel()
 	const id = "pager-dies"
 	to := startAgent(t, hostB)
-	s, m := beforeGo(t, id, to)
+	s, m := beforeGo(t, onContainerd(), id, to)
 	worker := pagerOf(t, to)
 	killAt(t, to, worker, "STOP")
 	m.signal(t, syscall.SIGCONT)
@@ -88,9 +88,10 @@ func TestPagerDies(t *testing.T) {
 // TestAgentDiesWhileFilling kills the destination's agent while memory is being filled in. The pager goes on alone.
 func TestAgentDiesWhileFilling(t *testing.T) {
 	t.Parallel()
+	r := chosen(t)
 	const id = "fill-alone"
-	to := startAgent(t, hostB)
-	s, m := beforeGo(t, id, to)
+	to := startAgent(t, r.b)
+	s, m := beforeGo(t, r, id, to)
 	worker := pagerOf(t, to)
 	killAt(t, to, worker, "STOP")
 	m.signal(t, syscall.SIGCONT)
@@ -102,14 +103,14 @@ func TestAgentDiesWhileFilling(t *testing.T) {
 		t.Errorf("exit status %d\n%s", code, m.stderr.String())
 	}
 	eventually(t, later, "the pager has ended", func() bool {
-		_, err := os.Stat(hostB.Path(fmt.Sprintf("/proc/%d", worker)))
+		_, err := os.Stat(r.b.Path(fmt.Sprintf("/proc/%d", worker)))
 		return err != nil
 	})
 	s.progressing(t)
 	to.wait(t, soon)
 	to.start(t)
-	s.assertMoved(t, hostA, hostB)
-	assertNothingUnderWay(t, hostB, to.dir)
+	s.assertMoved(t, r.a, r.b)
+	assertNothingUnderWay(t, r.b, to.dir)
 	s.finish(t) // it checks all memory
 }
 

@@ -15,12 +15,12 @@ import (
 
 // serving starts a migration over a link that is slow enough for memory to stay at the source for some seconds, and returns once the
 // container runs at the destination and the source knows.
-func serving(t *testing.T, id string, to *agent, f serverFlags, flags ...string) (*subject, *migration) {
+func serving(t *testing.T, r *rig, id string, to *agent, f serverFlags, flags ...string) (*subject, *migration) {
 	t.Helper()
-	s := runServer(t, hostA, id, f)
-	m := send(t, hostA, id, to, append([]string{"--mode", "postcopy", "--bandwidth", "2MiB"}, flags...)...)
+	s := runServer(t, r.a, id, f)
+	m := send(t, r.a, id, to, append([]string{"--mode", "postcopy", "--bandwidth", "2MiB"}, flags...)...)
 	eventually(t, later, "the source serves memory", func() bool {
-		notes, _ := filepath.Glob(hostA.Path(sendDir(id) + "/run/*.given"))
+		notes, _ := filepath.Glob(r.a.Path(sendDir(id) + "/run/*.given"))
 		return len(notes) == 1 || m.ended()
 	})
 	if m.ended() {
@@ -77,19 +77,20 @@ func TestTortureLater(t *testing.T) {
 // TestCutWhileServing cuts the link for a while that a connection survives, and for one that it does not. The container waits, and
 // goes on.
 func TestCutWhileServing(t *testing.T) {
+	r := chosen(t)
 	const short, long = "served-short", "served-long"
-	to := map[string]*agent{short: startAgent(t, hostB), long: startAgent(t, hostB)}
+	to := map[string]*agent{short: startAgent(t, r.b), long: startAgent(t, r.b)}
 	subjects, moves := map[string]*subject{}, map[string]*migration{}
 	for _, id := range []string{short, long} {
-		subjects[id], moves[id] = serving(t, id, to[id], serverFlags{memory: 16, dirty: 500}, "--json")
+		subjects[id], moves[id] = serving(t, r, id, to[id], serverFlags{memory: 16, dirty: 500}, "--json")
 	}
 	// one of the two loses its connections at once, as by a router that has forgotten them
-	if err := hostB.Cut(); err != nil {
+	if err := r.b.Cut(); err != nil {
 		t.Fatal(err)
 	}
-	shell(t, hostA, `ss -K dst :$1`, fmt.Sprint(to[long].port))
+	shell(t, r.a, `ss -K dst :$1`, fmt.Sprint(to[long].port))
 	time.Sleep(5 * time.Second)
-	if err := hostB.Heal(); err != nil {
+	if err := r.b.Heal(); err != nil {
 		t.Fatal(err)
 	}
 	for _, id := range []string{short, long} {
@@ -98,8 +99,8 @@ func TestCutWhileServing(t *testing.T) {
 			t.Fatalf("%s: no fetch in the report", id)
 		}
 		t.Logf("%s: %+v", id, rep.Fetch)
-		subjects[id].assertMoved(t, hostA, hostB)
-		assertNothingUnderWay(t, hostB, to[id].dir)
+		subjects[id].assertMoved(t, r.a, r.b)
+		assertNothingUnderWay(t, r.b, to[id].dir)
 		subjects[id].finish(t)
 	}
 	if rep := moves[long].report(t); rep.Fetch.Reconnects == 0 {
@@ -132,61 +133,64 @@ func lostAt(t *testing.T, to *agent, id string) {
 // frozen at the source stays frozen, whoever tries.
 func TestSourceKilledWhileServing(t *testing.T) {
 	t.Parallel()
+	r := chosen(t)
 	const id = "serve-skill"
-	to := startAgent(t, hostB)
-	s, m := serving(t, id, to, serverFlags{memory: 32, dirty: 20}, "--recover-timeout", "3s")
+	to := startAgent(t, r.b)
+	s, m := serving(t, r, id, to, serverFlags{memory: 32, dirty: 20}, "--recover-timeout", "3s")
 	m.signal(t, syscall.SIGKILL)
 	m.wait(t, soon)
 	lostAt(t, to, id)
 	eventually(t, soon, "the agent says so", func() bool { return strings.Contains(to.stderr.String(), "code=lost") })
 	time.Sleep(2 * time.Second) // for a guard that would do wrong
-	if got := status(t, hostA, id); got != "PAUSED" {
+	if got := status(t, r.a, id); got != "PAUSED" {
 		t.Errorf("the container is %q at the source", got)
 	}
-	if out, err := try(hostA, "migrate", "thaw", id, "--yes", "--run-dir", sendDir(id)+"/run"); err == nil || !strings.Contains(out, "handed over") {
+	if out, err := try(r.a, "migrate", "thaw", id, "--yes", "--run-dir", sendDir(id)+"/run", "--state-dir", sendDir(id)+"/state"); err == nil || !strings.Contains(out, "handed over") {
 		t.Errorf("thaw: %v\n%s", err, out)
 	}
-	send(t, hostA, id, to).failed(t, 3, "handed over", "delete it here")
-	if got := status(t, hostA, id); got != "PAUSED" {
+	send(t, r.a, id, to).failed(t, 3, "handed over", "delete it here")
+	if got := status(t, r.a, id); got != "PAUSED" {
 		t.Errorf("the container is %q at the source after that", got)
 	}
-	assertNothingUnderWay(t, hostB, to.dir)
+	assertNothingUnderWay(t, r.b, to.dir)
 	s.client.wait(t, later) // its connection was broken
 	s.client = nil
-	purgeAt(t, hostA, id)
+	r.purgeAt(t, r.a, id)
 }
 
 // TestDestinationKilledWhileServing kills the destination agent while memory is still at the source. The pager ends the container, and the
 // next agent says so.
 func TestDestinationKilledWhileServing(t *testing.T) {
 	t.Parallel()
+	r := chosen(t)
 	const id = "serve-dkill"
-	to := startAgent(t, hostB)
-	s, m := serving(t, id, to, serverFlags{memory: 32, dirty: 20})
+	to := startAgent(t, r.b)
+	s, m := serving(t, r, id, to, serverFlags{memory: 32, dirty: 20})
 	to.signal(t, syscall.SIGKILL)
 	to.wait(t, soon)
 	lostAt(t, to, id)
 	to.start(t)
 	m.failed(t, 14, "was lost", "start container", "kept stopped")
-	if got := status(t, hostA, id); got == "RUNNING" || got == "PAUSED" {
+	if got := status(t, r.a, id); got == "RUNNING" || got == "PAUSED" {
 		t.Errorf("the container is %q at the source", got)
 	}
-	assertNothingUnderWay(t, hostB, to.dir)
+	assertNothingUnderWay(t, r.b, to.dir)
 	s.client.wait(t, later)
 	s.client = nil
-	purgeAt(t, hostA, id)
+	r.purgeAt(t, r.a, id)
 }
 
 // TestDestinationStoppedWhileServing stops the destination agent as its service manager does: it stays until all memory has come, and
 // lets a source come back whose connections break meanwhile.
 func TestDestinationStoppedWhileServing(t *testing.T) {
 	t.Parallel()
+	r := chosen(t)
 	const id = "serve-dstop"
-	to := startAgent(t, hostB)
-	s, m := serving(t, id, to, serverFlags{memory: 16, dirty: 20}, "--json")
+	to := startAgent(t, r.b)
+	s, m := serving(t, r, id, to, serverFlags{memory: 16, dirty: 20}, "--json")
 	to.signal(t, syscall.SIGTERM)
 	eventually(t, soon, "the agent is stopping", func() bool { return strings.Contains(to.stderr.String(), "stopping") })
-	shell(t, hostA, `ss -K dst :$1`, fmt.Sprint(to.port))
+	shell(t, r.a, `ss -K dst :$1`, fmt.Sprint(to.port))
 	rep := m.moved(t)
 	if rep.Fetch == nil || rep.Fetch.Reconnects < 1 { // ss may meet a connection of the next session, too
 		t.Errorf("fetch %+v", rep.Fetch)
@@ -194,25 +198,26 @@ func TestDestinationStoppedWhileServing(t *testing.T) {
 	if code := to.wait(t, later); code != 0 {
 		t.Errorf("the agent ends with status %d\n%s", code, to.stderr.String())
 	}
-	s.assertMoved(t, hostA, hostB)
-	assertNothingUnderWay(t, hostB, to.dir)
+	s.assertMoved(t, r.a, r.b)
+	assertNothingUnderWay(t, r.b, to.dir)
 	s.finish(t)
 }
 
 // TestInterruptWhileServing is Ctrl-C: the first changes nothing, the second gives the container up.
 func TestInterruptWhileServing(t *testing.T) {
 	t.Parallel()
+	r := chosen(t)
 	const id = "serve-int"
-	to := startAgent(t, hostB)
-	s, m := serving(t, id, to, serverFlags{memory: 32, dirty: 20})
+	to := startAgent(t, r.b)
+	s, m := serving(t, r, id, to, serverFlags{memory: 32, dirty: 20})
 	m.signal(t, syscall.SIGINT)
 	eventually(t, soon, "it warns", func() bool { return strings.Contains(m.stderr.String(), "a second signal gives it up") })
 	s.progressing(t)
 	m.signal(t, syscall.SIGINT)
 	m.failed(t, 14, "by hand")
 	lostAt(t, to, id)
-	assertNothingUnderWay(t, hostB, to.dir)
+	assertNothingUnderWay(t, r.b, to.dir)
 	s.client.wait(t, later)
 	s.client = nil
-	purgeAt(t, hostA, id)
+	r.purgeAt(t, r.a, id)
 }

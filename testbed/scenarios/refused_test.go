@@ -238,7 +238,8 @@ func TestCRIUMissing(t *testing.T) {
 // TestCRIUFails has CRIU fail, in various ways, on either side.
 func TestCRIUFails(t *testing.T) {
 	t.Parallel()
-	to := startAgent(t, hostB)
+	r := chosen(t)
+	to := startAgent(t, r.b)
 	for _, test := range []struct {
 		name         string
 		when, script string
@@ -254,7 +255,7 @@ func TestCRIUFails(t *testing.T) {
 		{name: "dump-hangs", when: atDump, script: `exec sleep 600`, code: 11, words: []string{"runs on at the source", "never stopped", "criu check"}},
 		{name: "restore", when: atRestore, script: `echo "out of order" >&2; exit 1`, code: 8, words: []string{"destination", "runs on at the source"}},
 		{name: "restore-killed", when: atRestore, script: `kill -9 $$`, code: 8, words: []string{"destination"}},
-		{name: "restore-damaged", when: atRestore, script: `for f in ` + to.dir + `/run/*/images/core-1.img; do : >"$f"; done`, code: 8, log: true,
+		{name: "restore-damaged", when: atRestore, script: `: >"$(echo "$caller" | grep -A 1 -x -e --image-path | tail -n 1)/core-1.img"`, code: 8, log: true,
 			words: []string{"destination", "CRIU: "}},
 		{name: "restore-hangs", when: atRestore, script: `exec sleep 600`, flags: []string{"--timeout", "12s"}, code: 11,
 			words: []string{"runs on at the source", "--timeout"}},
@@ -262,29 +263,29 @@ func TestCRIUFails(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			id := "criu-" + test.name
-			s := runServer(t, hostA, id, serverFlags{memory: 2, dirty: 50})
-			hostOf := map[bool]*testbed.Host{true: hostA, false: hostB}
+			s := runServer(t, r.a, id, serverFlags{memory: 2, dirty: 50})
+			hostOf := map[bool]*testbed.Host{true: r.a, false: r.b}
 			where := hostOf[test.when == atDump]
 			hit := fault(t, where, id, test.when, test.script)
-			text := send(t, hostA, id, to, test.flags...).failed(t, test.code, test.words...)
+			text := send(t, r.a, id, to, test.flags...).failed(t, test.code, test.words...)
 			if !hit() {
 				t.Error("CRIU was not made to fail")
 			}
 			if test.log {
 				criuLog(t, where, text)
 			}
-			s.assertStayed(t, hostA, hostB)
+			s.assertStayed(t, r.a, r.b)
 			s.finish(t)
 		})
 	}
 	t.Run("undumpable", func(t *testing.T) {
 		t.Parallel()
 		const id = "criu-undumpable"
-		s := runServer(t, hostA, id, serverFlags{memory: 1, script: "exec 9<>/data/ghost; head -c 300000000 /dev/urandom >&9; rm /data/ghost\n"})
-		text := send(t, hostA, id, to, "--ignore", "file-deleted-large").failed(t, 7, "ghost file", "runs on at the source", "restart the program")
-		criuLog(t, hostA, text)
-		s.assertStayed(t, hostA, hostB)
+		s := runServer(t, r.a, id, serverFlags{memory: 1, script: "exec 9<>/data/ghost; head -c 300000000 /dev/urandom >&9; rm /data/ghost\n"})
+		text := send(t, r.a, id, to, "--ignore", "file-deleted-large").failed(t, 7, "ghost file", "runs on at the source", "restart the program")
+		criuLog(t, r.a, text)
+		s.assertStayed(t, r.a, r.b)
 		s.finish(t)
 	})
-	t.Cleanup(func() { assertNothingUnderWay(t, hostB, to.dir) })
+	t.Cleanup(func() { assertNothingUnderWay(t, r.b, to.dir) })
 }

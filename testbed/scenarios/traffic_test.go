@@ -35,9 +35,9 @@ func (r trafficResult) progress() int64 { return r.Requests + r.Bytes }
 // startTraffic starts a client of each kind for both versions of IP. None takes all that the machine has.
 func startTraffic(t *testing.T, s *subject) (clients []trafficClient) {
 	t.Helper()
-	for _, addr := range []string{s.addr, s.addr6} {
+	for _, addr := range slices.DeleteFunc([]string{s.addr, s.addr6}, func(a string) bool { return a == "" }) {
 		for _, kind := range []string{"request-reply", "pipelined", "download", "upload", "connect"} {
-			p := start(t, hostC, "workload", "traffic", "--kind", kind, "--addr", addr, "--interval", "10ms", "--rate", "4000000", "--report", "100ms")
+			p := start(t, s.clients(), "workload", "traffic", "--kind", kind, "--addr", addr, "--interval", "10ms", "--rate", "4000000", "--report", "100ms")
 			clients = append(clients, trafficClient{p, kind + " " + addr})
 		}
 	}
@@ -110,16 +110,17 @@ func TestTraffic(t *testing.T) {
 // TestTrafficRollBack has the move of such a server fail when it stands still already. It gets what was kept.
 func TestTrafficRollBack(t *testing.T) {
 	t.Parallel()
+	r := chosen(t)
 	const id = "traffic-back"
-	s := runServer(t, hostA, id, serverFlags{memory: 4, dirty: 200, noClient: true})
-	to := startAgent(t, hostB)
+	s := runServer(t, r.a, id, serverFlags{memory: 4, dirty: 200, noClient: true})
+	to := startAgent(t, r.b)
 	clients := startTraffic(t, s)
-	fault(t, hostB, id, atRestore, `sleep 0.5; exit 1`)
+	fault(t, r.b, id, atRestore, `sleep 0.5; exit 1`)
 	for range 2 {
-		send(t, hostA, id, to).failed(t, 8, "runs on at the source")
+		send(t, r.a, id, to).failed(t, 8, "runs on at the source")
 		goOn(t, clients)
-		s.assertStayed(t, hostA, hostB)
+		s.assertStayed(t, r.a, r.b)
 	}
 	endTraffic(t, clients)
-	assertNothingUnderWay(t, hostB, to.dir)
+	assertNothingUnderWay(t, r.b, to.dir)
 }

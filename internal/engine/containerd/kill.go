@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -17,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"migrate/internal/engine"
+	"migrate/internal/engine/local"
 )
 
 // killPoll is how often a killed task is looked at; tryLimit bounds one call to a shim that may be busy restoring.
@@ -33,7 +32,7 @@ func (e *Engine) removeTask(ctx context.Context, id, root string) error {
 	for {
 		gone, err := e.tryRemove(ctx, id)
 		if gone {
-			return removeRestoreRoot(filepath.Join(root, id))
+			return local.RemoveRestoreRoot(filepath.Join(root, id))
 		}
 		select {
 		case <-ctx.Done():
@@ -44,46 +43,17 @@ func (e *Engine) removeTask(ctx context.Context, id, root string) error {
 	}
 }
 
-// removeRestoreRoot takes away what runc leaves in its state directory when it is killed while CRIU restores: the root
-// file system bound at criu-root (runc, libcontainer/criu_linux.go, Restore), which keeps the snapshot busy.
-func removeRestoreRoot(dir string) error {
-	root := filepath.Join(dir, "criu-root")
-	err := unix.Unmount(root, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("unmount what a broken restore left at %s: %w", root, err)
-	}
-	for _, d := range []string{root, dir} {
-		if err := os.Remove(d); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) {
-			return fmt.Errorf("remove what a broken restore left: %w", err)
-		}
-	}
-	return nil
-}
-
 // killStrayShim ends a shim that containerd does not know: one whose creation was broken off, because the agent that asked
 // for it died.
 func (e *Engine) killStrayShim(id string) error {
-	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	if err != nil {
-		return fmt.Errorf("look for a stray shim: %w", err)
+	shims, err := local.Shims(e.opts.Namespace, id)
+	if err != nil || len(shims) == 0 {
+		return err
 	}
-	stray := false
-	for _, f := range files {
-		b, err := os.ReadFile(f)
-		if err != nil || !isShim(strings.Split(string(b), "\x00"), e.opts.Namespace, id) {
-			continue
+	for _, shim := range shims {
+		if err := unix.Kill(shim.Pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("kill the stray shim %d: %w", shim.Pid, err)
 		}
-		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(f)))
-		if err != nil {
-			continue
-		}
-		stray = true
-		if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
-			return fmt.Errorf("kill the stray shim %d: %w", pid, err)
-		}
-	}
-	if !stray {
-		return nil
 	}
 	e.log.Warn("killed a shim that containerd does not know", "container", id)
 	bundle := filepath.Join(e.opts.StateDir, "io.containerd.runtime.v2.task", e.opts.Namespace, id)
@@ -95,18 +65,6 @@ func (e *Engine) killStrayShim(id string) error {
 		return fmt.Errorf("remove the bundle of a stray shim: %w", err)
 	}
 	return nil
-}
-
-// isShim recognises containerd-shim-runc-v2 -namespace NS -id ID … (containerd, core/runtime/v2/shim.go).
-func isShim(args []string, namespace, id string) bool {
-	if !strings.HasPrefix(filepath.Base(args[0]), "containerd-shim") {
-		return false
-	}
-	flags := map[string]string{}
-	for i := 1; i+1 < len(args); i++ {
-		flags[args[i]] = args[i+1]
-	}
-	return flags["-namespace"] == namespace && flags["-id"] == id
 }
 
 // tryRemove does one round: look, then kill or delete.

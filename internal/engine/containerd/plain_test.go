@@ -144,20 +144,6 @@ func TestLockIsOnePerContainer(t *testing.T) {
 	}
 }
 
-func TestIsShim(t *testing.T) {
-	for line, want := range map[string]bool{
-		"/usr/bin/containerd-shim-runc-v2 -namespace default -id web -address /run/c.sock": true,
-		"/usr/bin/containerd-shim-runc-v2 -namespace default -id web2 -address /x":         false,
-		"/usr/bin/containerd-shim-runc-v2 -namespace other -id web":                        false,
-		"/usr/bin/less -namespace default -id web":                                         false,
-		"containerd-shim-runc-v2":                                                          false,
-	} {
-		if got := isShim(strings.Fields(line), "default", "web"); got != want {
-			t.Errorf("%q: %v", line, got)
-		}
-	}
-}
-
 func TestShownLabels(t *testing.T) {
 	hidden := map[string]string{hiddenStatus: "running", restartPrefix + "policy": "always", "tier": "web"}
 	want := map[string]string{restartStatus: "running", restartPrefix + "policy": "always", "tier": "web"}

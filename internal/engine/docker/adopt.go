@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/moby/moby/client"
-
 	"migrate/internal/engine"
 )
 
@@ -27,10 +25,11 @@ func (e *Engine) Adopt(ctx context.Context, c *engine.Container) error {
 	if policy.IsNone() || r.HostConfig.AutoRemove {
 		return nil
 	}
-	ctx, cancel := e.call(ctx, callLimit)
-	defer cancel()
-	if _, err := e.api.ContainerUpdate(ctx, r.ID, client.ContainerUpdateOptions{RestartPolicy: &policy}); err != nil {
+	if err := e.setPolicy(ctx, r.ID, policy); err != nil {
 		return fmt.Errorf("give %s its restart policy: %w", what(c.ID), err)
+	}
+	if ended(r) && restarts(policy, r) { // before the policy was in force
+		return e.revive(ctx, r.ID)
 	}
 	return nil
 }

@@ -170,9 +170,10 @@ var made atomic.Int64
 func newBench(t *testing.T, mode string) *bench {
 	b := &bench{mode: mode}
 	dir := t.TempDir()
-	b.src = open(t, Options{LockDir: filepath.Join(dir, "lock"), Spool: filepath.Join(dir, "spool")})
+	b.src = open(t, Options{LockDir: filepath.Join(dir, "lock"), Spool: filepath.Join(dir, "spool"), Shields: filepath.Join(dir, "shielded")})
 	b.dst = open(t, Options{
 		Socket: secondSocket, Namespace: secondSpace, ExecRoot: secondExec, LockDir: filepath.Join(dir, "lock"), Spool: "/var/lib/migrate/docker2",
+		Shields: filepath.Join(dir, "shielded"), PidFile: "/run/docker2.pid",
 	})
 	b.forgetImages(t)
 	return b

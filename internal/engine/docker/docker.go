@@ -10,13 +10,14 @@
 //
 // Where things lie:
 //
-//	docker.go   options, connection, time limits
+//	docker.go   options, connection, time limits; dial.go waits for a daemon that is being started anew
 //	info.go     versions, and what of the daemon makes restores possible
 //	inspect.go  a container as a portable description; spec.go, network.go and options.go help
 //	store.go    images and RW layers, which are the daemon's own (image.go) or in containerd (snapshots.go)
 //	handles.go  what a dump needs
-//	pause.go lock.go retire.go                              the rest of the source
+//	pause.go lock.go shield.go retire.go                    the rest of the source
 //	check.go ingest.go load.go create.go safe.go task.go adopt.go discard.go   the destination
+//	beside.go   what is done of a container while the daemon is away, or has forgotten it
 //
 // A call that asks the daemon anything has a time limit of its own, but for StartTask, which the caller bounds.
 package docker
@@ -48,7 +49,10 @@ const (
 	DefaultSocket   = "/run/docker.sock"
 	defaultLockDir  = "/run/migrate/lock"
 	defaultSpool    = "/var/lib/migrate/docker"
+	defaultShields  = "/var/lib/migrate/shielded"
 	defaultExecRoot = "/run/docker"
+	defaultRoot     = "/var/lib/docker"
+	defaultPidFile  = "/run/docker.pid"
 
 	defaultContainerd = "/run/containerd/containerd.sock"
 )
@@ -70,6 +74,9 @@ type Options struct {
 	ExecRoot  string // the daemon's, holds runc's state
 	LockDir   string
 	Spool     string // takes layers of images until the daemon loads them
+	Shields   string // takes notes of restart policies that are turned off for a while, see Shield
+	PidFile   string // the daemon's, written anew whenever it is started
+	Unasked   bool   // New does not insist on a daemon that answers: what is asked of the Engine has to do without
 	// Containerd is the socket of the containerd in which the daemon keeps images, if it does; default: found out.
 	Containerd string
 	Logger     *slog.Logger
@@ -88,6 +95,8 @@ func (o *Options) setDefaults() {
 	fill(&o.ExecRoot, defaultExecRoot)
 	fill(&o.LockDir, defaultLockDir)
 	fill(&o.Spool, defaultSpool)
+	fill(&o.Shields, defaultShields)
+	fill(&o.PidFile, defaultPidFile)
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -110,23 +119,28 @@ var _ engine.Engine = (*Engine)(nil)
 // New connects to the daemon. The error says what is not there and what to do about it.
 func New(ctx context.Context, opts Options) (*Engine, error) {
 	opts.setDefaults()
-	if err := checkSocket(opts.Socket); err != nil {
+	if err := checkSocket(opts.Socket); err != nil && !opts.Unasked {
 		return nil, err
 	}
-	api, err := client.New(client.WithHost("unix://" + opts.Socket))
+	api, err := client.New(client.WithHost("unix://"+opts.Socket), client.WithDialContext(dialer{opts.Socket, waits}.dial))
 	if err != nil {
 		return nil, fmt.Errorf("connect to Docker at %s: %w", opts.Socket, err)
 	}
-	e := &Engine{opts: opts, api: api, log: opts.Logger}
-	ctx, cancel := context.WithTimeout(ctx, connectLimit)
+	e := &Engine{opts: opts, api: api, log: opts.Logger, root: defaultRoot}
+	ctx, cancel := context.WithTimeout(hurried(ctx), connectLimit)
 	defer cancel()
 	info, err := api.Info(ctx, client.InfoOptions{})
-	if err != nil {
+	switch {
+	case err == nil:
+		e.root, e.driver = info.Info.DockerRootDir, info.Info.Driver
+		e.store, e.storeErr = e.openStore(ctx, info.Info)
+	case !opts.Unasked:
 		api.Close()
 		return nil, fmt.Errorf("daemon of Docker does not answer at %s: %w: is it running (systemctl status docker)?", opts.Socket, err)
 	}
-	e.root, e.driver = info.Info.DockerRootDir, info.Info.Driver
-	e.store, e.storeErr = e.openStore(ctx, info.Info)
+	if err != nil { // what is asked of this Engine needs neither images nor files
+		e.store, e.storeErr = &overlayStore{root: e.root, api: api}, fmt.Errorf("find out how Docker keeps images: %w", err)
+	}
 	return e, nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/moby/moby/client"
 
@@ -71,16 +72,38 @@ func guestOf(init int) (int, error) {
 	return 0, nil
 }
 
-// Resume implements engine.Engine.
+// Resume implements engine.Engine. A daemon that is away, or busy with being started, is not waited for: the container goes on beside it. Its
+// restart policy is put back here only by one that answers.
 func (e *Engine) Resume(ctx context.Context, id string) error {
-	cctx, cancel := e.call(ctx, callLimit)
+	err := e.resume(ctx, id)
+	if away(err) {
+		return e.resumeBeside(ctx, id)
+	}
+	if err == nil || errors.Is(err, engine.ErrNotRunning) {
+		err = errors.Join(err, e.Unshield(ctx, id))
+	}
+	return err
+}
+
+func (e *Engine) resume(ctx context.Context, id string) error {
+	cctx, cancel := e.call(hurried(ctx), resumeLimit)
 	defer cancel()
 	_, err := e.api.ContainerUnpause(cctx, id, client.ContainerUnpauseOptions{})
-	if err == nil {
-		return nil
+	if err == nil || away(err) {
+		return err
 	}
-	return e.settled(ctx, id, "resume", engine.StatusRunning, err)
+	if err := e.settled(cctx, id, "resume", engine.StatusRunning, err); err != nil {
+		return err
+	}
+	// a daemon that was killed while it paused the container does not know that it has
+	if full, err := e.fullID(id); err == nil && e.frozen(full) {
+		return e.resumeBeside(ctx, id)
+	}
+	return nil
 }
+
+// resumeLimit is how long a daemon may take to let a container go on before that is done beside it.
+const resumeLimit = 5 * time.Second
 
 // settled looks after a refusal whether the container is what it was to become.
 func (e *Engine) settled(ctx context.Context, id, verb string, want engine.Status, cause error) error {
@@ -96,10 +119,4 @@ func (e *Engine) settled(ctx context.Context, id, verb string, want engine.Statu
 	default:
 		return fmt.Errorf("%s %s, which is %s: %w", verb, what(id), s, cause)
 	}
-}
-
-// Shield implements engine.Engine. The daemon starts nothing anew that is paused, and Forsake comes before the processes end.
-func (e *Engine) Shield(ctx context.Context, id string) (engine.Undo, error) {
-	_, err := e.look(ctx, id)
-	return local.Nothing, err
 }

@@ -9,10 +9,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
-	"golang.org/x/sys/unix"
 
 	"migrate/internal/engine"
-	"migrate/internal/engine/local"
 )
 
 // killPoll is how often a container that was killed is looked at; tryLimit bounds one question to a daemon that may be busy with it.
@@ -21,8 +19,11 @@ const (
 	tryLimit = 3 * time.Second
 )
 
-// Forsake implements engine.Engine.
+// Forsake implements engine.Engine. A policy that Shield has turned off stays so; the daemon need not be there for that.
 func (e *Engine) Forsake(ctx context.Context, id string) error {
+	if s, err := e.shieldOf(id); err != nil || s != nil {
+		return err
+	}
 	r, err := e.look(ctx, id)
 	if errors.Is(err, engine.ErrNotFound) {
 		return nil
@@ -32,10 +33,7 @@ func (e *Engine) Forsake(ctx context.Context, id string) error {
 	if r.HostConfig.RestartPolicy.IsNone() || r.HostConfig.AutoRemove {
 		return nil
 	}
-	ctx, cancel := e.call(ctx, callLimit)
-	defer cancel()
-	none := container.RestartPolicy{Name: container.RestartPolicyDisabled}
-	if _, err := e.api.ContainerUpdate(ctx, r.ID, client.ContainerUpdateOptions{RestartPolicy: &none}); err != nil && !errdefs.IsNotFound(err) {
+	if err := e.setPolicy(ctx, r.ID, container.RestartPolicy{Name: container.RestartPolicyDisabled}); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("turn off the restart policy of %s: %w", what(id), err)
 	}
 	return nil
@@ -46,17 +44,31 @@ func (e *Engine) Forsake(ctx context.Context, id string) error {
 func (e *Engine) Retire(ctx context.Context, id string, keep bool) error {
 	r, err := e.look(ctx, id)
 	if errors.Is(err, engine.ErrNotFound) {
-		return nil
+		return e.dropShield(id)
 	} else if err != nil {
 		return err
 	}
 	if err := e.Forsake(ctx, r.ID); err != nil {
 		return err
 	}
-	if err := e.end(ctx, r.ID); err != nil || keep {
+	if err := e.end(ctx, r.ID); err != nil {
 		return err
 	}
-	return e.remove(r.ID)(ctx)
+	if !keep {
+		if err := e.remove(r.ID)(ctx); err != nil {
+			return err
+		}
+	}
+	return e.dropShield(r.ID)
+}
+
+// dropShield leaves the restart policy turned off for good.
+func (e *Engine) dropShield(id string) error {
+	s, err := e.shieldOf(id)
+	if err != nil || s == nil {
+		return err
+	}
+	return s.remove()
 }
 
 // end kills all processes of the container, frozen or not, and returns when the daemon knows. A container that is gone is no error.
@@ -76,25 +88,25 @@ func (e *Engine) end(ctx context.Context, id string) error {
 	}
 }
 
-// tryEnd does one round: look, then kill. Every process is killed before the daemon, for that signal, thaws them.
+// tryEnd does one round: look, then kill. Every process is killed before the daemon, for that signal, thaws them. A daemon that is away is waited
+// for, but what runs is not.
 func (e *Engine) tryEnd(ctx context.Context, id string) (gone bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, tryLimit)
+	ctx, cancel := context.WithTimeout(hurried(ctx), tryLimit)
 	defer cancel()
 	r, err := e.look(ctx, id)
-	if errors.Is(err, engine.ErrNotFound) {
+	switch {
+	case errors.Is(err, engine.ErrNotFound):
 		return true, nil
-	} else if err != nil {
+	case away(err):
+		_, berr := e.endBeside(context.WithoutCancel(ctx), id)
+		return false, errors.Join(err, berr)
+	case err != nil:
 		return false, err
 	}
 	if !r.State.Running && !r.State.Paused && !r.State.Restarting {
-		return true, nil
+		return e.endBeside(ctx, r.ID)
 	}
-	if state, err := local.ReadRuncState(e.runtimeRoot(), r.ID); err == nil {
-		pids, _ := state.Pids() // those that are left, if any
-		for _, pid := range pids {
-			_ = unix.Kill(pid, unix.SIGKILL) // it may be gone
-		}
-	}
+	e.killProcesses(r.ID)
 	_, err = e.api.ContainerKill(ctx, r.ID, client.ContainerKillOptions{Signal: "KILL"})
 	return false, err
 }
@@ -105,7 +117,7 @@ func (e *Engine) remove(id string) engine.Undo {
 		if err := e.end(ctx, id); err != nil {
 			return err
 		}
-		if err := hideCheckpoint(e.checkpointDir(id)); err != nil {
+		if err := errors.Join(hideCheckpoint(e.checkpointDir(id)), e.forgetBeside(ctx, id)); err != nil {
 			return err
 		}
 		ctx, cancel := e.call(ctx, killLimit)

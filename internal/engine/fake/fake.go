@@ -33,6 +33,9 @@ const (
 	OpOpenBlob      = "open-blob"
 	OpLock          = "lock"
 	OpShield        = "shield"
+	OpUnshield      = "unshield"
+	OpDoubt         = "doubt"
+	OpReclaim       = "reclaim"
 	OpPause         = "pause"
 	OpResume        = "resume"
 	OpRetire        = "retire"
@@ -86,7 +89,10 @@ type container struct {
 	pid    int
 }
 
-var _ engine.Engine = (*Engine)(nil)
+var (
+	_ engine.Engine   = (*Engine)(nil)
+	_ engine.Shielder = (*Engine)(nil)
+)
 
 func newEngine(w *World, name string) *Engine {
 	return &Engine{

@@ -104,6 +104,15 @@ func (e *Engine) Shield(ctx context.Context, id string) (engine.Undo, error) {
 	return e.undo(OpShield, id, func() {}), nil
 }
 
+// Unshield implements engine.Shielder.
+func (e *Engine) Unshield(ctx context.Context, id string) error { return e.enter(ctx, OpUnshield, id) }
+
+// Doubt implements engine.Shielder.
+func (e *Engine) Doubt(ctx context.Context, id string) error { return e.enter(ctx, OpDoubt, id) }
+
+// Reclaim implements engine.Shielder. Nothing here outlives its migration.
+func (e *Engine) Reclaim(ctx context.Context) error { return e.enter(ctx, OpReclaim, "") }
+
 // Pause implements engine.Engine.
 func (e *Engine) Pause(ctx context.Context, id string) error {
 	if err := e.enter(ctx, OpPause, id); err != nil {
