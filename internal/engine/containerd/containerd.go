@@ -109,6 +109,7 @@ type Engine struct {
 
 	baseline func() (*cni.Baseline, error) // made once, when first asked for
 	unpacks  keyedMutex                    // by chain id
+	netns    heldNamespaces
 }
 
 var _ engine.Engine = (*Engine)(nil)
@@ -158,7 +159,10 @@ func checkSocket(address string) error {
 }
 
 // Close ends the connection.
-func (e *Engine) Close() error { return e.client.Close() }
+func (e *Engine) Close() error {
+	e.netns.close()
+	return e.client.Close()
+}
 
 // call bounds one call and puts it into the engine's containerd namespace.
 func (e *Engine) call(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
