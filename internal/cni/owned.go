@@ -3,9 +3,8 @@ package cni
 import (
 	"slices"
 
-	"github.com/containernetworking/cni/pkg/types/create"
-
 	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/cni/pkg/types/create"
 )
 
 // Owned lists the attachments that the cache has for a container, by the id that the plugins were told: of one whose namespace has

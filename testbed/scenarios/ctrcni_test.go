@@ -58,7 +58,7 @@ func inNetwork(t *testing.T, h *testbed.Host, id, script string) string {
 // attached is what a container has of its network, and what the host and CNI know of that.
 func attached(t *testing.T, h *testbed.Host, id string) string {
 	t.Helper()
-	return inNetwork(t, h, id, `ip -br link | sed "s/@[^ ]*//"; ip -br address | sed "s/@[^ ]*//"; ip route; ip -6 route | grep -v "^fe80"; nft list ruleset`) +
+	return inNetwork(t, h, id, `{ ip -br link; ip -br address; } | sed "s/@[^ ]*//" | tr -s " "; ip route; ip -6 route | grep -v "^fe80"; nft list ruleset`) +
 		"\n" + shell(t, h, `cd /var/lib/cni/networks/ctr; grep -l "^default-$1[[:space:]]*$" * | sort; ls "/var/lib/cni/results/ctr-default-$1-eth0"
 			iptables-save -t nat | grep -c "default-$1[^-a-z]" || true; ls -A /var/lib/migrate/netns 2>/dev/null | grep "$1" || true`, id)
 }

@@ -11,7 +11,7 @@
 //	info.go        versions of daemon, runc, CRIU and kernel
 //	inspect.go     a container as a portable description; status.go, snapshot.go, image.go and network.go help
 //	handles.go     what a dump needs; runc.go and cgroup.go help
-//	pause.go lock.go retire.go                         the rest of the source
+//	pause.go lock.go retire.go unnamed.go              the rest of the source
 //	check.go ingest.go prepare.go netns.go register.go task.go stdio.go adopt.go   the destination, in its order
 //
 // A call that asks containerd anything has a time limit of its own. The two that take as long as the content they move
