@@ -145,7 +145,7 @@ func TestCPUFeatures(t *testing.T) {
 		if len(q.Offer.Facts.CPU) == 0 {
 			t.Error("the source does not say what its CPU has")
 		}
-		fs := append(preflight.Compare(&q.Offer.Facts, &facts, nil), preflight.Finding{Code: "of-tomorrow", Severity: "?", Side: preflight.Source, Reason: "\x1b[2J"})
+		fs := append(preflight.Compare(&q.Offer.Facts, &facts, nil, ""), preflight.Finding{Code: "of-tomorrow", Severity: "?", Side: preflight.Source, Reason: "\x1b[2J"})
 		_ = proto.Send(ctx, sess, proto.Checked, proto.CheckedMsg{Facts: facts, Findings: fs})
 		_ = sess.Close()
 		return true

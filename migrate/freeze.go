@@ -95,11 +95,15 @@ func (s *sender) prepareDump(ctx context.Context) (err error) {
 		return err
 	}
 	s.push("free the stage", func(context.Context) error { return s.stage.Remove() })
+	external, err := s.external()
+	if err != nil {
+		return err
+	}
 	s.dump, err = criu.PrepareDump(ctx, criu.DumpRequest{
 		Self: s.opt.Guard, Runtime: s.h.RuntimePath, Root: s.h.RuntimeRoot, ID: s.h.RuntimeID, ConfigAt: s.h.CRIUConfig,
 		ImageDir: s.stage.Images(), WorkDir: s.stage.Work(), HookDir: s.stage.Hook(),
-		TCP: s.opt.TCP, Lazy: s.inPlace(), Engine: s.opt.EngineSpec, NetNS: s.h.NetNS, Freezer: s.h.CgroupFreeze, Stage: s.stage.Dir(),
-		External: s.external(), Keep: s.held,
+		TCP: s.opt.TCP, Lazy: s.inPlace(), Engine: s.opt.EngineSpec, NetNS: s.h.NetNS, NetNSAt: s.h.NetNSAt, Freezer: s.h.CgroupFreeze, Stage: s.stage.Dir(),
+		External: external, Keep: s.held,
 	})
 	if err != nil {
 		return fmt.Errorf("prepare the dump: %w", err)

@@ -259,8 +259,11 @@ func (s *sender) giveUp(ctx context.Context, err error) error {
 	if uerr != nil {
 		s.rep.Result = report.Stuck
 	}
-	if s.c != nil {
+	switch {
+	case s.c != nil:
 		f.State = s.stateText(frozen, stood, uerr)
+	case f.Code == fail.Unsupported: // engines say so of containers that run
+		f.State = untouched(s.opt.Container)
 	}
 	return f
 }
@@ -306,7 +309,11 @@ func (s *sender) stateText(frozen bool, stood time.Duration, uerr error) string 
 		return fmt.Sprintf("container %q runs on at the source, with its connections; it stood still for %d ms",
 			s.c.ID, stood.Milliseconds())
 	}
-	return fmt.Sprintf("container %q runs on at the source; it was never stopped", s.c.ID)
+	return untouched(s.c.ID)
+}
+
+func untouched(id string) string {
+	return fmt.Sprintf("container %q runs on at the source; it was never stopped", id)
 }
 
 // keepLog saves CRIU's log before its stage goes, and names it in the fault.

@@ -185,13 +185,20 @@ func (s *sender) closeViews() {
 }
 
 // external are the declarations of what CRIU leaves to us.
-func (s *sender) external() (x []string) {
+func (s *sender) external() (x []string, err error) {
+	if s.c.Network.Unnamed {
+		netns, err := criu.ExternalNetNS(s.h.NetNS)
+		if err != nil {
+			return nil, err
+		}
+		x = append(x, netns)
+	}
 	for _, v := range s.volumes {
 		if v.How == storage.Memory {
 			x = append(x, v.Tmpfs.DumpExternal()...)
 		}
 	}
-	return x
+	return x, nil
 }
 
 // answerProbes shows the destination which storage this is. What is returned removes the traces.

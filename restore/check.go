@@ -122,11 +122,11 @@ func (e *examination) policy(ctx context.Context) error {
 
 // compare holds the source's host against this one.
 func compare(o *proto.OfferMsg, own *preflight.Host) ([]preflight.Finding, error) {
-	_, limits, err := gather.Spec(o.Container.Spec)
+	spec, limits, err := gather.Spec(o.Container.Spec)
 	if err != nil {
 		return nil, err
 	}
-	return preflight.Compare(&o.Facts, own, limits), nil
+	return preflight.Compare(&o.Facts, own, limits, spec.CgroupMount), nil
 }
 
 // free asks the engine whether the container's name, address and the like are free here.

@@ -200,7 +200,7 @@ func (in *incoming) adopt(ctx context.Context, eng engine.Engine) error {
 		err = errors.Join(err, p.Keep())
 	}
 	netns := in.Container.Network.NetNS
-	if in.Container.Network.Mode == engine.NetworkManaged {
+	if in.Container.Network.Mode == engine.NetworkManaged || in.Container.Network.Unnamed {
 		_, h, herr := eng.Inspect(ctx, in.Container.ID)
 		if err = errors.Join(err, herr); herr == nil {
 			netns = h.NetNS

@@ -60,7 +60,7 @@ var kernelMounts = []string{"proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgrou
 
 // Check holds a container's specification against the policy and returns the one to register: with this migration's CRIU
 // configuration, and without annotations that are not on the list. c is changed in the same way, but for the CRIU
-// configuration, so that it is what the record holds in the end.
+// configuration and the path of a network namespace that is to have none, so that it is what the record holds in the end.
 func (p Policy) Check(c *engine.Container, criuConfig string) (json.RawMessage, error) {
 	return p.check(c, criuConfig, nil)
 }
@@ -98,6 +98,9 @@ func (p Policy) check(c *engine.Container, criuConfig string, volumes []*volume)
 		return nil, fmt.Errorf("encode the container's specification: %w", err)
 	}
 	s.Annotations[criuAnnotation] = criuConfig
+	if c.Network.Unnamed {
+		setNetworkPath(&s, c.Network.NetNS)
+	}
 	spec, err := json.Marshal(s)
 	if err != nil {
 		return nil, fmt.Errorf("encode the container's specification: %w", err)

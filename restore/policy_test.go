@@ -226,6 +226,8 @@ func TestPolicyNetwork(t *testing.T) {
 		{"none, and no namespace", engine.Network{Mode: engine.NetworkNone}, func(s *specs.Spec) { dropNS(s, specs.NetworkNamespace) }, "refused"},
 		{"host, and a path", engine.Network{Mode: engine.NetworkHost, NetNS: path}, func(s *specs.Spec) { dropNS(s, specs.NetworkNamespace) }, "refused"},
 		{"host, and a namespace", engine.Network{Mode: engine.NetworkHost}, func(*specs.Spec) {}, "refused"},
+		{"by path, which it is to lose", engine.Network{Mode: engine.NetworkCNI, NetNS: path, Unnamed: true}, func(*specs.Spec) {}, path},
+		{"unnamed, and a path in the specification", engine.Network{Mode: engine.NetworkCNI, NetNS: path, Unnamed: true}, func(s *specs.Spec) { joinNS(s, specs.NetworkNamespace, path) }, "refused"},
 		{"CNI, and no namespace", engine.Network{Mode: engine.NetworkCNI, NetNS: path}, func(s *specs.Spec) { dropNS(s, specs.NetworkNamespace) }, "refused"},
 		{"CNI, and an own one", engine.Network{Mode: engine.NetworkCNI, NetNS: path}, func(*specs.Spec) {}, "refused"},
 		{"CNI, and two", engine.Network{Mode: engine.NetworkCNI, NetNS: path}, func(s *specs.Spec) {
@@ -237,7 +239,8 @@ func TestPolicyNetwork(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			s := ctrSpec(t)
 			c.spec(s)
-			out, err := restore.Policy{}.Check(&engine.Container{ID: "web", Spec: encode(t, s), Network: c.net}, "/c")
+			container := &engine.Container{ID: "web", Spec: encode(t, s), Network: c.net}
+			out, err := restore.Policy{}.Check(container, "/c")
 			if c.want == "refused" {
 				wantRefused(t, err, "network")
 				return
@@ -245,17 +248,24 @@ func TestPolicyNetwork(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got := "none"
-			for _, ns := range decodeSpec(t, out).Linux.Namespaces {
-				if ns.Type == specs.NetworkNamespace {
-					got = ns.Path
-				}
-			}
-			if got != c.want {
+			if got := netnsOf(t, out); got != c.want {
 				t.Errorf("network namespace is %q, want %q", got, c.want)
+			}
+			if got := netnsOf(t, container.Spec); c.net.Unnamed && got != "" {
+				t.Errorf("network namespace of the record is %q, want none", got)
 			}
 		})
 	}
+}
+
+func netnsOf(t *testing.T, spec json.RawMessage) string {
+	t.Helper()
+	for _, ns := range decodeSpec(t, spec).Linux.Namespaces {
+		if ns.Type == specs.NetworkNamespace {
+			return ns.Path
+		}
+	}
+	return "none"
 }
 
 func TestPolicyCgroup(t *testing.T) {

@@ -230,10 +230,10 @@ func (p Policy) profiles(s *specs.Spec) error {
 // placeNetwork makes the specification's network namespace that of the description: what the two say must agree, or the
 // container would end up in a namespace that nobody checked.
 func placeNetwork(s *specs.Spec, n engine.Network) error {
-	var found []*specs.LinuxNamespace
+	var found []specs.LinuxNamespace
 	for i := range s.Linux.Namespaces {
 		if s.Linux.Namespaces[i].Type == specs.NetworkNamespace {
-			found = append(found, &s.Linux.Namespaces[i])
+			found = append(found, s.Linux.Namespaces[i])
 		}
 	}
 	agree := false
@@ -243,15 +243,23 @@ func placeNetwork(s *specs.Spec, n engine.Network) error {
 	case engine.NetworkNone, engine.NetworkManaged, engine.NetworkJoined:
 		agree = len(found) == 1 && found[0].Path == "" && n.NetNS == ""
 	case engine.NetworkCNI:
-		agree = len(found) == 1 && found[0].Path != "" && n.NetNS != ""
+		agree = len(found) == 1 && (found[0].Path == "") == n.Unnamed && n.NetNS != ""
 	}
 	if !agree {
 		return refusal(fmt.Sprintf("its specification and its network mode %q do not agree", n.Mode), "")
 	}
-	for _, ns := range found {
-		ns.Path = n.NetNS
+	if !n.Unnamed {
+		setNetworkPath(s, n.NetNS)
 	}
 	return nil
+}
+
+func setNetworkPath(s *specs.Spec, path string) {
+	for i := range s.Linux.Namespaces {
+		if ns := &s.Linux.Namespaces[i]; ns.Type == specs.NetworkNamespace {
+			ns.Path = path
+		}
+	}
 }
 
 // placeCgroup gives the container a cgroup of its own, named after it: /PARENT/ID, or SLICE:PREFIX:ID for systemd. Any other

@@ -58,6 +58,9 @@ func (r *receiver) prepare(ctx context.Context) (context.Context, error) {
 	if r.spec, err = r.opt.Policy.check(r.c, r.confAt, r.volumes); err != nil {
 		return ctx, err
 	}
+	if r.spec, err = fitLimits(r.spec); err != nil {
+		return ctx, err
+	}
 	probes, err := r.placeVolumes(ctx)
 	if err != nil {
 		return ctx, err
@@ -182,7 +185,7 @@ func (r *receiver) makeStage() error {
 	if r.offer.CloseTCP {
 		tcp = criu.TCPClose
 	}
-	if err := (criu.Config{TCP: tcp, ActionScript: r.hook.Script(), LazyPages: r.lazy(), WorkDir: r.stage.Work(), External: r.external()}).Write(r.confAt); err != nil {
+	if err := (criu.Config{TCP: tcp, ActionScript: r.hook.Script(), LazyPages: r.lazy(), WorkDir: r.stage.Work(), External: r.external(), NoCgroups: r.otherCgroups()}).Write(r.confAt); err != nil {
 		return err
 	}
 	r.push("remove CRIU's configuration", func(context.Context) error { return removeFile(r.confAt) })

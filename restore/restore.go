@@ -115,6 +115,9 @@ func (r *receiver) restore(ctx context.Context) error {
 	}
 	r.log.Debug("held", "init", ev.Pid)
 	r.step("hold", began)
+	if r.c.Network.Unnamed { // Adopt takes the path away
+		r.netns = fmt.Sprintf("/proc/%d/ns/net", ev.Pid)
+	}
 	r.passPids(ev.Pid)
 	if err := r.guardMemory(ev.Pid); err != nil {
 		return err

@@ -30,6 +30,7 @@ type Options struct {
 	// Cgroup2 shows the hosts a cgroup2 mount only. Controllers that the machine uses
 	// in version 1 are missing there; ctr run then needs --cpu-shares=0.
 	Cgroup2 bool
+	V1      []string // hosts that see the machine's hierarchies all the same
 	// Replace takes a running testbed of the same name down first. What a crashed
 	// program left is always taken down.
 	Replace bool

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"migrate/testbed/internal/cgroup"
 	"migrate/testbed/internal/child"
@@ -122,7 +123,7 @@ func (h *Host) config(options Options) child.Config {
 		Upper:    h.dir("upper"),
 		Work:     h.dir("work"),
 		Root:     h.dir("root"),
-		Cgroup2:  options.Cgroup2,
+		Cgroup2:  options.Cgroup2 && !slices.Contains(options.V1, h.Name),
 		Env:      hostEnv,
 	}
 	for _, dir := range ownDirs {

@@ -40,6 +40,8 @@ type cacheEntry struct {
 	NetNS       string `json:"netns"`
 	Config      []byte `json:"config"` // of the network, as it was
 
+	Result json.RawMessage `json:"result"` // what the plugins answered
+
 	CapabilityArgs map[string]json.RawMessage `json:"capabilityArgs"`
 }
 
@@ -64,9 +66,8 @@ func (e *cacheEntry) ports() []Port {
 	return slices.DeleteFunc(ports, func(p Port) bool { return p.HostPort == 0 }) // not mapped
 }
 
-// Attached lists the attachments recorded for a namespace, without what only the live namespace knows. same says
-// whether a recorded path means the wanted namespace.
-func (h *Host) attached(same func(path string) bool) ([]Attachment, error) {
+// attached lists the attachments that the cache has and that wanted accepts, without what only the live namespace knows.
+func (h *Host) attached(wanted func(*cacheEntry) bool) ([]Attachment, error) {
 	dir := filepath.Join(h.cacheDir, "results")
 	files, err := os.ReadDir(dir)
 	switch {
@@ -82,7 +83,7 @@ func (h *Host) attached(same func(path string) bool) ([]Attachment, error) {
 			h.log.Warn("CNI result cache entry skipped", "err", err)
 			continue
 		}
-		if entry.IfName == "" || entry.NetworkName == "" || entry.IfName == "lo" || !same(entry.NetNS) {
+		if entry.IfName == "" || entry.NetworkName == "" || entry.IfName == "lo" || !wanted(&entry) {
 			continue
 		}
 		found = append(found, Attachment{
@@ -125,7 +126,8 @@ func readCacheEntry(path string) (cacheEntry, error) {
 // Recorded lists the attachments that the cache has for the namespace at path, whatever the namespace holds now. It is
 // what Detach needs after the container died.
 func (h *Host) Recorded(path string) ([]Attachment, error) {
-	return h.attached(samePath(path))
+	same := samePath(path)
+	return h.attached(func(e *cacheEntry) bool { return same(e.NetNS) })
 }
 
 // Forget removes what the cache has on the loopback of a namespace that is about to go. There is nothing to detach: the

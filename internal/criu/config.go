@@ -35,6 +35,8 @@ type Config struct {
 	WorkDir string
 	// External are values of CRIU's option of that name: mounts whose content is not its business.
 	External []string
+	// NoCgroups leaves the tasks of a restore in the control group in which it is run, whatever the image set says of theirs.
+	NoCgroups bool
 
 	noServer bool   // of a dump with LazyPages: see lazy.go
 	parent   string // of a dump with a claimed parent, see claim.go: its directory as seen from the image set's
@@ -88,6 +90,9 @@ func (c Config) Write(path string) error {
 	}
 	for _, x := range c.External {
 		b.WriteString("external " + x + "\n")
+	}
+	if c.NoCgroups {
+		b.WriteString("manage-cgroups ignore\n")
 	}
 	if c.WorkDir != "" {
 		b.WriteString("work-dir \"" + c.WorkDir + "\"\n")

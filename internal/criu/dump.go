@@ -26,6 +26,7 @@ type DumpRequest struct {
 	TCP      TCPMode
 	Engine   string // see GuardJob
 	NetNS    string
+	NetNSAt  string   // see GuardJob
 	Freezer  string   // see GuardJob
 	Stage    string   // see GuardJob
 	External []string // see Config
@@ -82,7 +83,7 @@ func PrepareDump(ctx context.Context, req DumpRequest) (*Dump, error) {
 	}
 	g, err := startGuard(ctx, req.Self, GuardJob{
 		Runtime: req.Runtime, Args: append(args, req.ID), Config: conf, ConfigAt: req.ConfigAt,
-		Output: filepath.Join(req.WorkDir, "runtime.out"), Engine: req.Engine, ID: req.ID, NetNS: req.NetNS, Freezer: req.Freezer, Stage: req.Stage,
+		Output: filepath.Join(req.WorkDir, "runtime.out"), Engine: req.Engine, ID: req.ID, NetNS: req.NetNS, NetNSAt: req.NetNSAt, Freezer: req.Freezer, Stage: req.Stage,
 		Lazy: req.Lazy, Claim: claim, Keeps: req.Keep != nil,
 	}, req.Keep)
 	if err != nil {

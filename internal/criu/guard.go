@@ -32,11 +32,12 @@ type GuardJob struct {
 	Engine   string   `json:"engine"`    // passed to the orphan function: how to reach the container
 	ID       string   `json:"id"`
 	NetNS    string   `json:"netns"`
-	Freezer  string   `json:"freezer"` // the cgroup's state file, for when the engine does not answer
-	Stage    string   `json:"stage"`   // removed when the agent dies: it holds the container's memory
-	Lazy     bool     `json:"lazy"`    // CRIU will need many descriptors
-	Keeps    bool     `json:"keeps"`   // a file is inherited, and to be kept open
-	Claim    Claim    `json:"claim"`   // what makes a lazy dump cheaper, where it works
+	NetNSAt  string   `json:"netns_at"` // where the runtime looks for it, if it has to be shown there; "" otherwise
+	Freezer  string   `json:"freezer"`  // the cgroup's state file, for when the engine does not answer
+	Stage    string   `json:"stage"`    // removed when the agent dies: it holds the container's memory
+	Lazy     bool     `json:"lazy"`     // CRIU will need many descriptors
+	Keeps    bool     `json:"keeps"`    // a file is inherited, and to be kept open
+	Claim    Claim    `json:"claim"`    // what makes a lazy dump cheaper, where it works
 }
 
 // The words that an agent writes to its guard.
@@ -78,6 +79,12 @@ func RunGuard(job GuardJob, control io.Reader, orphan func(context.Context, Guar
 	if err := showConfig(config, job.ConfigAt); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
+	}
+	if job.NetNSAt != "" {
+		if err := showNetNS(job.NetNS, job.NetNSAt); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
 	}
 	if job.Lazy {
 		if err := raiseDescriptors(); err != nil {

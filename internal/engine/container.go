@@ -22,7 +22,11 @@ func (c *Container) Rename(id string) {
 	c.Network.Attachments = slices.Clone(c.Network.Attachments)
 	for i := range c.Network.Attachments {
 		a := &c.Network.Attachments[i]
-		a.ContainerID = renamed(a.ContainerID, old, id)
+		if a.ContainerID == c.Namespace+"-"+old { // also when the namespace is called like the container
+			a.ContainerID = c.Namespace + "-" + id
+		} else {
+			a.ContainerID = renamed(a.ContainerID, old, id)
+		}
 	}
 }
 

@@ -14,6 +14,10 @@ func TestRename(t *testing.T) {
 	if got := c.Network.Attachments; got[0].ContainerID != "default-web2" || got[1].ContainerID != "webshop" {
 		t.Errorf("renamed attachments are %+v", got)
 	}
+	c = Container{ID: "web", Namespace: "web", Network: Network{Attachments: []Attachment{{ContainerID: "web-web"}}}}
+	if c.Rename("db"); c.Network.Attachments[0].ContainerID != "web-db" {
+		t.Errorf("renamed attachment in a namespace called like the container is %+v", c.Network.Attachments[0])
+	}
 	if shared[0].ContainerID != "default-web" {
 		t.Error("Rename changed the attachments of the copy it was made from")
 	}

@@ -151,6 +151,9 @@ type Network struct {
 	Attachments []Attachment      `json:"attachments,omitempty"`
 	Sysctls     map[string]string `json:"sysctls,omitempty"`
 	Owner       string            `json:"owner,omitempty"` // the other container, NetworkJoined only
+	// Unnamed says that NetNS is the namespace's path for the time of the migration only: before and after, it is one that the
+	// runtime made, and that ends with the container. NetworkCNI only.
+	Unnamed bool `json:"unnamed,omitempty"`
 	// Loose says that the destination's engine gives out addresses as it likes, so that no connection outlives the move.
 	Loose bool `json:"loose,omitempty"`
 }
@@ -191,6 +194,7 @@ type Handles struct {
 	Bundle       string   // OCI bundle directory
 	Upper        string   // overlay upper directory: the RW layer
 	NetNS        string   // path of the network namespace ("" for host networking)
+	NetNSAt      string   // path at which the runtime looks for it, if it is not there any more; "" otherwise
 	CgroupFreeze string   // freezer state file of the container's cgroup ("" when unknown)
 	Pids         []int    // all processes of the container
 	CRIUConfig   string   // configuration file that the runtime will hand to CRIU
@@ -287,7 +291,7 @@ type Destination interface {
 	// Release ends the hold of a migration whose agent died after it was over.
 	Release(ctx context.Context, id string) error
 	// Adopt makes the record what it was at the source (spec without the migration's own annotations) once the
-	// container runs here.
+	// container runs here, and takes the path from a network namespace that is to have none.
 	Adopt(ctx context.Context, c *Container) error
 }
 

@@ -31,6 +31,7 @@ type Spec struct {
 	UserMapping bool
 	Notify      bool // its seccomp filter reports to a socket
 	Terminal    bool
+	CgroupMount string // where it has control groups mounted; ""
 }
 
 // Process is one process.

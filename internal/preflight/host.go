@@ -59,8 +59,8 @@ func JudgeHost(h *Host, side string) []Finding {
 }
 
 // Compare finds what the destination lacks that the source has. limits are the cgroup controllers for which the container has
-// limits.
-func Compare(src, dst *Host, limits []string) []Finding {
+// limits, cgroupMount is where it has control groups mounted, if it has.
+func Compare(src, dst *Host, limits []string, cgroupMount string) []Finding {
 	l := newList(Destination, StillRunning)
 	if src.Arch != dst.Arch {
 		l.add("arch", Thing{}, fmt.Sprintf("the source's is %s, the destination's %s", src.Arch, dst.Arch))
@@ -79,6 +79,9 @@ func Compare(src, dst *Host, limits []string) []Finding {
 	}
 	if src.Cgroup != 0 && dst.Cgroup != 0 && src.Cgroup != dst.Cgroup {
 		l.add("cgroup-version", Thing{}, fmt.Sprintf("v%d here, v%d there", src.Cgroup, dst.Cgroup))
+		if cgroupMount != "" {
+			l.add("cgroup-mount", Thing{Path: cgroupMount}, fmt.Sprintf("at %s; v%d here, v%d there", cgroupMount, src.Cgroup, dst.Cgroup))
+		}
 	}
 	for _, c := range without(limits, dst.Controllers) {
 		l.add("cgroup-controller", Thing{}, c)

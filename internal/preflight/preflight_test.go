@@ -396,10 +396,18 @@ func TestCompare(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			src, dst := host(), host()
 			s.set(src, dst)
-			if got := strings.Join(codes(Compare(src, dst, s.limits)), " "); got != s.want {
+			if got := strings.Join(codes(Compare(src, dst, s.limits, "")), " "); got != s.want {
 				t.Errorf("found %q, want %q", got, s.want)
 			}
 		})
+	}
+	src, dst := host(), host()
+	if got := codes(Compare(src, dst, nil, "/sys/fs/cgroup")); len(got) > 0 {
+		t.Errorf("found %q of a container with control groups mounted, on hosts that are alike", got)
+	}
+	dst.Cgroup = 1
+	if got := codes(Compare(src, dst, nil, "/sys/fs/cgroup")); !slices.Contains(got, "cgroup-mount") {
+		t.Errorf("found %q of a container with control groups mounted, want cgroup-mount", got)
 	}
 }
 

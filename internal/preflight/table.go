@@ -280,8 +280,9 @@ var kinds = []Kind{
 		Code: "cpu-features", Severity: Blocks, Reason: "the destination's CPU lacks what the source's has, and what programs may have chosen to use",
 		Remedy: "choose a destination with the same CPU; or, if no program uses them, say --ignore cpu-features", Said: []string{"CPU capabilities", "cpu: Unknown", "instruction capabilities do not match"},
 	},
-	{Code: "cgroup-version", Severity: Degrades, Reason: "one host has cgroup v1 and the other v2: limits may not be the same", Remedy: "use the same version on both hosts", Said: []string{"cg: Failed", "cg: failed"}},
-	{Code: "cgroup-controller", Severity: Degrades, Reason: "the destination lacks a cgroup controller for which the container has limits", Remedy: "enable the controller there"},
+	{Code: "cgroup-version", Severity: Degrades, Reason: "one host has cgroup v1 and the other v2: limits may not be the same, and groups that the container has made below its own are not made again", Remedy: "use the same version on both hosts", Said: []string{"cg: Failed", "cg: failed"}},
+	{Code: "cgroup-mount", Severity: Blocks, Reason: "it has control groups mounted, of a version that the destination does not have", Remedy: "use the same version on both hosts, or run it without that mount"},
+	{Code: "cgroup-controller", Severity: Degrades, Reason: "the destination lacks a cgroup controller for which the container has limits: it goes on without them", Remedy: "enable the controller there"},
 	{
 		Code: "memory", Severity: Blocks, Reason: "there is not enough free memory", Remedy: "free memory, or choose another destination",
 		Said: []string{"No space left on device", "Can't allocate memory", "Cannot allocate memory"},

@@ -426,9 +426,9 @@ ctr containers ls -q "id==$id" | sed 's/^/container record /'
 ctr tasks ls -q | grep -x "$id" | sed 's/^/task /'
 ctr snapshots --snapshotter overlayfs ls | awk -v id="$id" '$1 == id { print "snapshot " $1 }'
 ls -d "/run/netns/$id" "/run/containerd/io.containerd.runtime.v2.task/default/$id" "/run/containerd/runc/default/$id" \
-	"/var/lib/cni/cache/results/mt-$id-eth0" 2>/dev/null
-for net in mt nat nat1 nat2 nat3; do ls -d "/var/lib/cni/results/$net-$id-eth"[01] 2>/dev/null; done
-grep -l "^$id[[:space:]]*\$" /var/lib/cni/networks/*/* 2>/dev/null | sed 's/^/address reservation /'
+	"/var/lib/cni/cache/results/mt-$id-eth0" "/var/lib/migrate/netns/default-$id" 2>/dev/null
+for net in mt nat nat1 nat2 nat3 ctr; do ls -d "/var/lib/cni/results/$net-$id-eth"[01] "/var/lib/cni/results/$net-default-$id-eth0" 2>/dev/null; done
+grep -lE "^(default-)?$id[[:space:]]*\$" /var/lib/cni/networks/*/* 2>/dev/null | sed 's/^/address reservation /'
 find /sys/fs/cgroup -depth -type d -name "$id" | sed 's/^/cgroup /'
 pgrep -a -f "(^|[ /])$id( |$)" | grep -v "migrate send $id" | sed 's/^/process /'
 grep "/$id/" /proc/mounts | sed 's/^/mount /'

@@ -116,6 +116,12 @@ func TestWaitGivenUp(t *testing.T) {
 func beforeGo(t *testing.T, r *rig, id string, to *agent) (*subject, *migration) {
 	t.Helper()
 	s := runServer(t, r.a, id, serverFlags{memory: 1, dirty: 20})
+	return s, heldBeforeGo(t, r, id, to)
+}
+
+// heldBeforeGo is beforeGo of a container that runs already.
+func heldBeforeGo(t *testing.T, r *rig, id string, to *agent) *migration {
+	t.Helper()
 	mark := hitDir + "/" + id + ".stayed"
 	hit := fault(t, r.b, id, atRestore, fmt.Sprintf("[ -e '%[1]s' ] || { : >'%[1]s'; sleep 2 3<&-; }", mark))
 	m := send(t, r.a, id, to)
@@ -123,7 +129,7 @@ func beforeGo(t *testing.T, r *rig, id string, to *agent) (*subject, *migration)
 	m.signal(t, syscall.SIGSTOP)
 	eventually(t, soon, "the destination holds the container", func() bool { return strings.Contains(to.stderr.String(), "msg=held") })
 	time.Sleep(200 * time.Millisecond) // for READY on its way
-	return s, m
+	return m
 }
 
 // assertInDoubt checks that the source still waits for the answer, with the container frozen.

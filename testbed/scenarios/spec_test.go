@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -14,6 +15,8 @@ import (
 	"github.com/containerd/typeurl/v2"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"migrate/internal/preflight"
+	"migrate/internal/report"
 	"migrate/testbed"
 )
 
@@ -123,42 +126,151 @@ func TestRightsAndLimits(t *testing.T) {
 	}
 }
 
-// TestCgroup2 moves a container between hosts that have version 2 of cgroups only.
-func TestCgroup2(t *testing.T) {
+// TestDevices moves a container that may use a device of the host: not without leave, and with it the container can use that of the other
+// host.
+func TestDevices(t *testing.T) {
 	t.Parallel()
-	const id = "cgroup2"
-	v2, err := testbed.Up(t.Context(), testbed.Options{
-		Name: bedName + "-v2", Hosts: []string{"a", "b"}, Images: []string{testbed.ImageTools}, Workload: programs["workload"], Binaries: programs, Cgroup2: true, Replace: true,
+	const id, device = "device-fuse", "/dev/fuse"
+	for _, h := range []*testbed.Host{hostA, hostB} {
+		shell(t, h, `[ -e "$1" ] || mknod -m 666 "$1" c 10 229`, device)
+	}
+	s := mounted(t, hostA, id, "", "--device", device)
+	send(t, hostA, id, startAgent(t, hostB)).failed(t, 4, device, "--allow-privileged", "never stopped")
+	s.assertStayed(t, hostA, hostB)
+	rights := func(h *testbed.Host) string {
+		run(t, h, "ctr", "tasks", "exec", "--exec-id", "open", id, "sh", "-euc", ": <>"+device)
+		return shell(t, h, `stat -c "%t:%T %a" "/proc/$2/root$3"; cat "/sys/fs/cgroup/devices/default/$1/devices.list" | sort`, id, fmt.Sprint(initPid(t, h, id)), device)
+	}
+	before := rights(hostA)
+	if !strings.Contains(before, "c 10:229 rwm") {
+		t.Fatalf("the source says\n%s", before)
+	}
+	from := hostA
+	for _, to := range []*testbed.Host{hostB, hostA} {
+		send(t, from, id, startAgent(t, to, "--allow-privileged"), "--json").moved(t)
+		s.assertMoved(t, from, to)
+		if after := rights(to); after != before {
+			t.Errorf("%s: the devices are\n%s\nand were\n%s", to.Name, after, before)
+		}
+		assertOutputWhole(t, id, to)
+		from = to
+	}
+}
+
+// cgroupBed has two hosts with version 2 of cgroups only, a and b, whose controllers the machine uses in version 1, and one with
+// version 1, c.
+func cgroupBed(t *testing.T) (a, b, c *testbed.Host) {
+	t.Helper()
+	mixed, err := testbed.Up(t.Context(), testbed.Options{
+		Name: bedName + "-v2", Hosts: []string{"a", "b", "c"}, Images: []string{testbed.ImageTools}, Workload: programs["workload"], Binaries: programs,
+		Cgroup2: true, V1: []string{"c"}, Replace: true,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := v2.Down(context.Background()); err != nil {
+		if err := mixed.Down(context.Background()); err != nil {
 			t.Error(err)
 		}
 	})
-	a, b := v2.Host("a"), v2.Host("b")
-	if got := run(t, a, "stat", "-f", "-c", "%T", "/sys/fs/cgroup"); got != "cgroup2fs" {
-		t.Fatalf("the host has %s", got)
+	a, b, c = mixed.Host("a"), mixed.Host("b"), mixed.Host("c")
+	for h, want := range map[*testbed.Host]string{a: "cgroup2fs", b: "cgroup2fs", c: "tmpfs"} {
+		if got := run(t, h, "stat", "-f", "-c", "%T", "/sys/fs/cgroup"); got != want {
+			t.Fatalf("host %s has %s", h.Name, got)
+		}
 	}
-	c, err := a.RunContainer(t.Context(), testbed.ContainerSpec{
-		ID: id, Image: "testbed/tools:latest", Network: testbed.NetworkCNI, Flags: []string{"--cpu-shares=0"},
-		Args: []string{"workload", "server", "--listen=:7000", "--memory-mib", "4", "--dirty-pages-per-sec", "200"},
+	return a, b, c
+}
+
+// TestCgroupVersions moves containers between hosts that have version 2 of cgroups only, and between such ones and one with version 1.
+func TestCgroupVersions(t *testing.T) {
+	t.Parallel()
+	a, b, c := cgroupBed(t)
+	agents := map[*testbed.Host]*agent{a: startAgent(t, a), b: startAgent(t, b), c: startAgent(t, c)}
+	server := []string{"workload", "server", "--listen=:7000", "--memory-mib", "4", "--dirty-pages-per-sec", "200"}
+	t.Run("from version 2", func(t *testing.T) {
+		t.Parallel()
+		const id = "cgroup2"
+		s := servedAt(t, a, b, testbed.ContainerSpec{ID: id, Flags: []string{"--cpu-shares=0"}, Args: server})
+		from := a
+		for _, to := range []*testbed.Host{b, c, a, b} {
+			rep := send(t, from, id, agents[to], "--json").moved(t)
+			checkReport(t, rep)
+			s.assertMoved(t, from, to)
+			assertOwnGroup(t, to, id)
+			if other := hasFinding(rep, "cgroup-version"); other != (from == c || to == c) {
+				t.Errorf("from %s to %s the report says %v", from.Name, to.Name, rep.Findings)
+			}
+			from = to
+		}
+		s.finish(t)
 	})
+	t.Run("from version 1", func(t *testing.T) {
+		t.Parallel()
+		const id, limit = "cgroup1", "268435456"
+		s := servedAt(t, c, b, testbed.ContainerSpec{ID: id, Flags: []string{"--memory-limit", limit}, Args: server})
+		shares := func() string { // what there is where the controllers are
+			return shell(t, c, `cat "/sys/fs/cgroup/memory/default/$1/memory.limit_in_bytes" "/sys/fs/cgroup/cpu/default/$1/cpu.shares"`, id)
+		}
+		before := shares()
+		if !strings.HasPrefix(before, limit) {
+			t.Fatalf("the limits are %q", before)
+		}
+		from := c
+		for _, to := range []*testbed.Host{a, c} {
+			rep := send(t, from, id, agents[to], "--json").moved(t)
+			s.assertMoved(t, from, to)
+			assertOwnGroup(t, to, id)
+			if lost := hasFinding(rep, "cgroup-controller"); lost != (to == a) {
+				t.Errorf("from %s to %s the report says %v", from.Name, to.Name, rep.Findings)
+			}
+			from = to
+		}
+		if after := shares(); after != before {
+			t.Errorf("the limits were %q and are %q where there are controllers again", before, after)
+		}
+		s.finish(t)
+	})
+	t.Run("control groups mounted", func(t *testing.T) {
+		t.Parallel()
+		const id = "cgroup-mount"
+		s := servedAt(t, c, b, testbed.ContainerSpec{ID: id, Args: server, Flags: []string{"--mount", "type=cgroup,src=cgroup,dst=/sys/fs/cgroup,options=ro:nosuid:noexec:nodev"}})
+		send(t, c, id, agents[a]).failed(t, 4, "cgroup-mount", "/sys/fs/cgroup", "v1 here, v2 there", "never stopped")
+		s.assertStayed(t, c, a)
+		s.finish(t)
+	})
+}
+
+// servedAt starts a server in a container of any testbed, with a client at another host.
+func servedAt(t *testing.T, h, at *testbed.Host, spec testbed.ContainerSpec) *subject {
+	t.Helper()
+	spec.Image, spec.Network = "testbed/tools:latest", testbed.NetworkCNI
+	c, err := h.RunContainer(t.Context(), spec)
 	if err != nil {
 		t.Fatal(err)
 	}
-	client := start(t, b, "workload", "client", "--addr", c.Addr.String()+":7000", "--duration", "0", "--report", "50ms", "--verify", "--timeout", "60s")
-	s := &subject{id: id, client: client}
+	s := &subject{id: spec.ID, addr: c.Addr.String() + ":7000"}
+	eventually(t, soon, s.addr+" is listened on", func() bool { return answersAt(at, s.addr) })
+	s.client = start(t, at, "workload", "client", "--addr", s.addr, "--duration", "0", "--report", "50ms", "--verify", "--timeout", "60s")
 	s.progressing(t)
-	agents := map[*testbed.Host]*agent{a: startAgent(t, a), b: startAgent(t, b)}
-	from := a
-	for _, to := range []*testbed.Host{b, a} {
-		checkReport(t, send(t, from, id, agents[to], "--json").moved(t))
-		s.assertMoved(t, from, to)
-		assertNothingUnderWay(t, to, agents[to].dir)
-		from = to
+	return s
+}
+
+// assertOwnGroup checks that all processes of the container are in a control group of its own, where the engine freezes and kills them, and
+// in none that only the other version has, which this machine would let CRIU make.
+func assertOwnGroup(t *testing.T, h *testbed.Host, id string) {
+	t.Helper()
+	groups := shell(t, h, `for pid in $(ctr tasks ps "$1" | awk 'NR > 1 { print $1 }'); do
+		line=:freezer:; other=none; [ ! -e /sys/fs/cgroup/cgroup.controllers ] || { line=^0::; other=:freezer:; }
+		grep -q "$line.*/$1\$" /proc/$pid/cgroup && ! grep -q "$other.*/$1\$" /proc/$pid/cgroup || cat /proc/$pid/cgroup; done`, id)
+	if groups != "" {
+		t.Errorf("%s: processes of %s are in the control groups\n%s", h.Name, id, groups)
 	}
-	s.finish(t)
+	if pids := run(t, h, "ctr", "tasks", "ps", id); len(lines(pids)) < 2 {
+		t.Errorf("%s: the engine finds no processes of %s:\n%s", h.Name, id, pids)
+	}
+}
+
+func hasFinding(rep *report.Report, code string) bool {
+	return slices.ContainsFunc(rep.Findings, func(f preflight.Finding) bool { return f.Code == code })
 }

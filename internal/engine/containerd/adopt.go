@@ -2,8 +2,10 @@ package containerd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
+	"migrate/internal/cni"
 	"migrate/internal/engine"
 )
 
@@ -22,6 +24,13 @@ func (e *Engine) Adopt(ctx context.Context, c *engine.Container) error {
 		return fmt.Errorf("adopt %s: %w", e.what(c.ID), err)
 	}
 	if _, err := e.createImage(ctx, record.Image, c.Image); err != nil {
+		return fmt.Errorf("adopt %s: %w", e.what(c.ID), err)
+	}
+	if !c.Network.Unnamed {
+		return nil
+	}
+	// its processes keep the namespace, as they did at the source, and it ends with them
+	if err := errors.Join(validNetwork(c.Network), cni.RemoveNamespace(c.Network.NetNS)); err != nil {
 		return fmt.Errorf("adopt %s: %w", e.what(c.ID), err)
 	}
 	return nil

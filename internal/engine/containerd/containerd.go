@@ -11,7 +11,7 @@
 //	info.go        versions of daemon, runc, CRIU and kernel
 //	inspect.go     a container as a portable description; status.go, snapshot.go, image.go and network.go help
 //	handles.go     what a dump needs; runc.go and cgroup.go help
-//	pause.go lock.go retire.go                         the rest of the source
+//	pause.go lock.go retire.go unnamed.go              the rest of the source
 //	check.go ingest.go prepare.go netns.go register.go task.go stdio.go adopt.go   the destination, in its order
 //
 // A call that asks containerd anything has a time limit of its own. The two that take as long as the content they move
@@ -110,6 +110,7 @@ type Engine struct {
 	log    *slog.Logger
 
 	baseline func() (*cni.Baseline, error) // made once, when first asked for
+	netns    heldNamespaces
 }
 
 var _ engine.Engine = (*Engine)(nil)
@@ -159,7 +160,10 @@ func checkSocket(address string) error {
 }
 
 // Close ends the connection.
-func (e *Engine) Close() error { return e.client.Close() }
+func (e *Engine) Close() error {
+	e.netns.close()
+	return e.client.Close()
+}
 
 // call bounds one call and puts it into the engine's containerd namespace.
 func (e *Engine) call(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {

@@ -41,9 +41,6 @@ func (e *Engine) handles(ctx context.Context, s *subject, c *engine.Container) (
 	if opts.BinaryName != "" {
 		h.RuntimePath = opts.BinaryName
 	}
-	if h.NetNS == "" && c.Network.Mode == engine.NetworkNone {
-		h.NetNS = fmt.Sprintf("/proc/%d/ns/net", h.Pid)
-	}
 	if h.Bundle, err = e.bundle(r.ID, h.Pid); err != nil {
 		return nil, err
 	}
@@ -52,7 +49,23 @@ func (e *Engine) handles(ctx context.Context, s *subject, c *engine.Container) (
 		return nil, err
 	}
 	h.CRIUConfig, h.Mounts, h.CgroupFreeze, h.Passed = state.CRIUConfig(), state.BindMounts(), state.Freezer(), state.Descriptors
+	e.nameNetNS(c, h, state.NetNS())
 	return h, nil
+}
+
+// nameNetNS names a network namespace that has no path. at is the one by which the runtime has got it, if it was given one: that of the
+// migration that brought the container here, which it looks for at a dump.
+func (e *Engine) nameNetNS(c *engine.Container, h *engine.Handles, at string) {
+	n := &c.Network
+	if at != "" && n.Mode == engine.NetworkNone { // it has lost its interfaces since; the dump is one of a namespace that was given
+		n.Mode, n.NetNS, n.Unnamed = engine.NetworkCNI, e.unnamedPath(c.ID), true
+	}
+	if n.Unnamed || n.Mode == engine.NetworkNone {
+		h.NetNS = procNetNS(h.Pid)
+	}
+	if n.Unnamed {
+		h.NetNSAt = at
+	}
 }
 
 func (e *Engine) pids(ctx context.Context, id string) ([]int, error) {

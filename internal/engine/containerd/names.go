@@ -13,7 +13,7 @@ import (
 )
 
 // netnsDirs are where a container's network namespace may be bound. A peer names the path, and a file is made there.
-var netnsDirs = []string{"/run/netns", "/var/run/netns", "/run/docker/netns", "/var/lib/migrate/netns"}
+var netnsDirs = []string{"/run/netns", "/var/run/netns", "/run/docker/netns", unnamedDir}
 
 // maxKey bounds snapshot keys and image names.
 const maxKey = 1024
@@ -72,6 +72,9 @@ func validNetwork(n engine.Network) error {
 	case engine.NetworkNone, engine.NetworkHost:
 		return nil
 	case engine.NetworkCNI:
+		if n.Unnamed && filepath.Dir(n.NetNS) != unnamedDir {
+			return fmt.Errorf("network namespace path %q, which is to be taken away, is not in %s: %w", n.NetNS, unnamedDir, engine.ErrUnsupported)
+		}
 		return validNetNS(n.NetNS)
 	}
 	return fmt.Errorf("network mode %q: %w", n.Mode, engine.ErrUnsupported)

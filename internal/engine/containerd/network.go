@@ -16,7 +16,10 @@ import (
 )
 
 // byPath is the remedy for networks that cannot be made again.
-const byPath = "make a namespace with `ip netns add`, attach it with CNI, and give it to the container by path"
+const byPath = "let ctr attach it (`ctr run --cni`), or make a namespace with `ip netns add`, attach it with CNI, and give it to the container by path"
+
+// unnamedDir is where a namespace without a path has one while its container moves.
+const unnamedDir = "/var/lib/migrate/netns"
 
 // describeNetwork finds out who gave the container its network.
 func (e *Engine) describeNetwork(ctx context.Context, s *subject) (engine.Network, error) {
@@ -25,7 +28,7 @@ func (e *Engine) describeNetwork(ctx context.Context, s *subject) (engine.Networ
 	case ns == nil:
 		return engine.Network{Mode: engine.NetworkHost}, nil
 	case ns.Path == "":
-		return e.describeOwn(int(s.process.Pid))
+		return e.describeOwn(ctx, s)
 	}
 	if err := e.checkUnshared(ctx, s.record.ID, ns.Path); err != nil {
 		return engine.Network{}, err
@@ -44,23 +47,37 @@ func networkNamespace(spec *specs.Spec) *specs.LinuxNamespace {
 	return &spec.Linux.Namespaces[i]
 }
 
-// describeOwn describes a namespace that the runtime made. At the destination it makes an empty one, so nothing but
-// loopback may be in it.
-func (e *Engine) describeOwn(pid int) (engine.Network, error) {
-	path := fmt.Sprintf("/proc/%d/ns/net", pid)
-	links, err := cni.Links(path)
-	if err != nil {
+// describeOwn describes a namespace that the runtime made. Either nothing but loopback is in it, or what CNI has put there since,
+// as `ctr run --cni` lets it do.
+func (e *Engine) describeOwn(ctx context.Context, s *subject) (engine.Network, error) {
+	path := procNetNS(int(s.process.Pid))
+	owner := e.cniID(s.record.ID)
+	attached, err := e.cni.AttachedAs(owner, path)
+	if errors.Is(err, cni.ErrForeign) {
+		return engine.Network{}, &engine.Advice{Remedy: byPath, Err: fmt.Errorf(
+			"the runtime made its network namespace, and CNI has no result of a container %q for what is in it: %w: %w", owner, err, engine.ErrUnsupported)}
+	} else if err != nil {
 		return engine.Network{}, err
 	}
-	for _, link := range links {
-		if !link.Dormant() {
-			return engine.Network{}, fmt.Errorf("interface %s is in a network namespace that the runtime made: %w: %s",
-				link.Name, engine.ErrUnsupported, byPath)
+	n := engine.Network{Mode: engine.NetworkNone}
+	if len(attached) > 0 {
+		if err := e.checkUnshared(ctx, s.record.ID, path); err != nil {
+			return engine.Network{}, err
 		}
+		n = engine.Network{Mode: engine.NetworkCNI, NetNS: e.unnamedPath(s.record.ID), Unnamed: true, Attachments: plainAttachments(attached)}
 	}
-	sysctls, err := e.sysctls(path)
-	return engine.Network{Mode: engine.NetworkNone, Sysctls: sysctls}, err
+	n.Sysctls, err = e.sysctls(path)
+	return n, err
 }
+
+// procNetNS is where a process has its network namespace.
+func procNetNS(pid int) string { return fmt.Sprintf("/proc/%d/ns/net", pid) }
+
+// unnamedPath is that of a container's namespace while it moves.
+func (e *Engine) unnamedPath(id string) string { return filepath.Join(unnamedDir, e.cniID(id)) }
+
+// cniID is how ctr calls a container when it talks to CNI (containerd, cmd/ctr/commands, FullID).
+func (e *Engine) cniID(id string) string { return e.opts.Namespace + "-" + id }
 
 func (e *Engine) describeCNI(path string) (engine.Network, error) {
 	if err := validNetNS(path); err != nil {
@@ -68,14 +85,11 @@ func (e *Engine) describeCNI(path string) (engine.Network, error) {
 	}
 	attached, err := e.cni.Attached(path)
 	if errors.Is(err, cni.ErrForeign) {
-		return engine.Network{}, fmt.Errorf("%w: %w: attach the container with CNI instead", err, engine.ErrUnsupported)
+		return engine.Network{}, &engine.Advice{Remedy: "attach the container with CNI instead", Err: fmt.Errorf("%w: %w", err, engine.ErrUnsupported)}
 	} else if err != nil {
 		return engine.Network{}, err
 	}
-	n := engine.Network{Mode: engine.NetworkCNI, NetNS: path}
-	for _, a := range attached {
-		n.Attachments = append(n.Attachments, plainAttachment(a))
-	}
+	n := engine.Network{Mode: engine.NetworkCNI, NetNS: path, Attachments: plainAttachments(attached)}
 	n.Sysctls, err = e.sysctls(path)
 	return n, err
 }
@@ -113,6 +127,13 @@ func netnsPath(r containers.Container) string {
 		return filepath.Clean(ns.Path)
 	}
 	return ""
+}
+
+func plainAttachments(attached []cni.Attachment) (all []engine.Attachment) {
+	for _, a := range attached {
+		all = append(all, plainAttachment(a))
+	}
+	return all
 }
 
 // plainAttachment is what crosses the wire.

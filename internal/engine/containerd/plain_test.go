@@ -144,6 +144,70 @@ func TestLockIsOnePerContainer(t *testing.T) {
 	}
 }
 
+// A namespace whose path is taken away in the end is nobody else's: a peer names it.
+func TestUnnamedNetworkIsOurs(t *testing.T) {
+	for path, ok := range map[string]bool{unnamedDir + "/default-web": true, "/run/netns/web": false, "": false, unnamedDir + "/../x": false} {
+		err := validNetwork(engine.Network{Mode: engine.NetworkCNI, NetNS: path, Unnamed: true})
+		if (err == nil) != ok {
+			t.Errorf("%q: %v", path, err)
+		}
+	}
+}
+
+func TestNameNetNS(t *testing.T) {
+	e := &Engine{opts: Options{Namespace: "ns"}}
+	moved, own := unnamedDir+"/ns-web", "/proc/7/ns/net"
+	for name, test := range map[string]struct {
+		n        engine.Network
+		given    string // to the runtime
+		path, at string
+		unnamed  bool
+	}{
+		"by path":                  {engine.Network{Mode: engine.NetworkCNI, NetNS: "/run/netns/web"}, "/run/netns/web", "/run/netns/web", "", false},
+		"own, empty":               {engine.Network{Mode: engine.NetworkNone}, "", own, "", false},
+		"own, attached":            {engine.Network{Mode: engine.NetworkCNI, NetNS: moved, Unnamed: true}, "", own, "", true},
+		"own, attached, moved":     {engine.Network{Mode: engine.NetworkCNI, NetNS: moved, Unnamed: true}, moved, own, moved, true},
+		"own, moved, empty by now": {engine.Network{Mode: engine.NetworkNone}, moved, own, moved, true},
+		"the host's":               {engine.Network{Mode: engine.NetworkHost}, "", "", "", false},
+	} {
+		c, h := &engine.Container{ID: "web", Network: test.n}, &engine.Handles{Pid: 7, NetNS: test.n.NetNS}
+		e.nameNetNS(c, h, test.given)
+		if h.NetNS != test.path || h.NetNSAt != test.at || c.Network.Unnamed != test.unnamed {
+			t.Errorf("%s: %q, looked for at %q, unnamed %v", name, h.NetNS, h.NetNSAt, c.Network.Unnamed)
+		}
+		if err := validNetwork(c.Network); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestHeldNamespaces(t *testing.T) {
+	var h heldNamespaces
+	if got := h.path("web"); got != "" {
+		t.Errorf("path of one that is not held is %q", got)
+	}
+	for range 2 { // the first is let go
+		f, err := os.Open("/proc/self/ns/net")
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.put("web", f)
+	}
+	path := h.path("web")
+	want, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.Readlink(path); err != nil || got != want {
+		t.Errorf("%s leads to %q, %v, want %q", path, got, err, want)
+	}
+	h.drop("web")
+	if got := h.path("web"); got != "" {
+		t.Errorf("path of one that was let go is %q", got)
+	}
+	h.close()
+}
+
 func TestShownLabels(t *testing.T) {
 	hidden := map[string]string{hiddenStatus: "running", restartPrefix + "policy": "always", "tier": "web"}
 	want := map[string]string{restartStatus: "running", restartPrefix + "policy": "always", "tier": "web"}

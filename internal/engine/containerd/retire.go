@@ -40,9 +40,13 @@ func (e *Engine) Retire(ctx context.Context, id string, keep bool) error {
 
 // Forsake implements engine.Engine.
 func (e *Engine) Forsake(ctx context.Context, id string) error {
-	if _, err := e.forsake(ctx, id); err != nil && !errors.Is(err, engine.ErrNotFound) {
+	record, err := e.forsake(ctx, id)
+	if errors.Is(err, engine.ErrNotFound) {
+		return nil
+	} else if err != nil {
 		return err
 	}
+	e.holdNetwork(ctx, record)
 	return nil
 }
 
@@ -69,7 +73,10 @@ func (e *Engine) forsake(ctx context.Context, id string) (containers.Container, 
 // removeNetwork takes the container's attachments and its namespace away; refill leaves an empty one.
 func (e *Engine) removeNetwork(ctx context.Context, record containers.Container, refill bool) error {
 	path := netnsPath(record)
-	if path == "" || validNetNS(path) != nil {
+	if path == "" {
+		return e.removeUnnamed(ctx, record)
+	}
+	if validNetNS(path) != nil {
 		return nil
 	}
 	attached, err := e.cni.Recorded(path)

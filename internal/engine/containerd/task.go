@@ -83,7 +83,7 @@ func (e *Engine) StartTask(ctx context.Context, c *engine.Container) (int, error
 // finishOwnNetwork gives a namespace that the runtime made what CRIU does not: runc has it restore an empty one. The
 // container runs by now, so a failure is told and no more.
 func (e *Engine) finishOwnNetwork(c *engine.Container, pid int) {
-	path := fmt.Sprintf("/proc/%d/ns/net", pid)
+	path := procNetNS(pid)
 	if err := errors.Join(cni.LoopbackUp(path), cni.SetSysctls(path, c.Network.Sysctls)); err != nil {
 		e.log.Warn("network namespace is not as it was", "container", c.ID, "err", err)
 	}

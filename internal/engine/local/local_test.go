@@ -30,7 +30,7 @@ func TestVersions(t *testing.T) {
 func TestRuncState(t *testing.T) {
 	dir := t.TempDir()
 	freeze := filepath.Join(dir, "cgroup.freeze")
-	state := `{"cgroup_paths":{"":"` + dir + `"},"config":{"labels":["bundle=/b","org.criu.config=/c"],"mounts":[
+	state := `{"cgroup_paths":{"":"` + dir + `"},"config":{"labels":["bundle=/b","org.criu.config=/c"],"namespaces":[{"type":"NEWPID","path":""},{"type":"NEWNET","path":"/n"}],"mounts":[
 		{"device":"bind","destination":"/data"},{"device":"tmpfs","destination":"/run"}]}}`
 	for _, err := range []error{os.Mkdir(filepath.Join(dir, "web"), 0o700), os.WriteFile(freeze, nil, 0o600),
 		os.WriteFile(filepath.Join(dir, "web", "state.json"), []byte(state), 0o600)} {
@@ -44,6 +44,9 @@ func TestRuncState(t *testing.T) {
 	}
 	if s.CRIUConfig() != "/c" || s.Freezer() != freeze || len(s.BindMounts()) != 1 || s.BindMounts()[0] != "/data" {
 		t.Errorf("state says %q, %q, %v", s.CRIUConfig(), s.Freezer(), s.BindMounts())
+	}
+	if s.NetNS() != "/n" || (&RuncState{}).NetNS() != "" {
+		t.Errorf("NetNS = %q", s.NetNS())
 	}
 	if got := (&RuncState{}).CRIUConfig(); got != defaultCRIUConfig {
 		t.Errorf("CRIUConfig without annotation = %q", got)

@@ -19,7 +19,11 @@ type RuncState struct {
 	CgroupPaths map[string]string `json:"cgroup_paths"`         // by controller; "" on cgroup2
 	Descriptors []string          `json:"external_descriptors"` // of the standard streams
 	Config      struct {
-		Labels []string `json:"labels"` // key=value, the annotations among them
+		Labels     []string `json:"labels"` // key=value, the annotations among them
+		Namespaces []struct {
+			Type string `json:"type"` // as runc calls them: NEWNET
+			Path string `json:"path"`
+		} `json:"namespaces"`
 		Mounts []struct {
 			Device      string `json:"device"`
 			Destination string `json:"destination"`
@@ -60,6 +64,16 @@ func (s *RuncState) BindMounts() []string {
 		}
 	}
 	return dests
+}
+
+// NetNS is the path of the network namespace that runc was given, "" when it made one.
+func (s *RuncState) NetNS() string {
+	for _, ns := range s.Config.Namespaces {
+		if ns.Type == "NEWNET" {
+			return ns.Path
+		}
+	}
+	return ""
 }
 
 // Freezer is the file that freezes the container's cgroup.

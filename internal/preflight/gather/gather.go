@@ -49,7 +49,7 @@ func Container(ctx context.Context, o Options) (*preflight.Container, error) {
 		Leaving: o.Leaving, CloseTCP: o.CloseTCP, EndSessions: o.EndSessions,
 		UID: os.Getuid(), Resource: capable(capSysResource),
 	}
-	c.Cgroup, _ = cgroups()
+	c.Cgroup, _ = Cgroups()
 	mounts, err := readMounts([]int{o.Init})
 	if err != nil {
 		return nil, fmt.Errorf("look at the container's mounts: %w", err)

@@ -25,7 +25,7 @@ func Host(ctx context.Context, v Versions, thorough bool) *preflight.Host {
 		Kernel: v.Kernel, Arch: v.Arch, CRIU: v.CRIU, Runc: v.Runc, Capable: capable(capSysResource), Root: os.Geteuid() == 0,
 		CPU: cpuFeatures(), Tracking: tracksWrites(),
 	}
-	h.Cgroup, h.Controllers = cgroups()
+	h.Cgroup, h.Controllers = Cgroups()
 	if thorough && v.CRIU != "" {
 		h.CRIUCheck = criuCheck(ctx)
 	}
@@ -81,8 +81,8 @@ func parseCPU(text string) []string {
 	return nil
 }
 
-// cgroups finds the version that containers are under, and the controllers there are.
-func cgroups() (version int, controllers []string) {
+// Cgroups finds the version that containers are under, and the controllers there are. Version 0 means that it cannot be told.
+func Cgroups() (version int, controllers []string) {
 	const root = "/sys/fs/cgroup"
 	if text, err := os.ReadFile(root + "/cgroup.controllers"); err == nil {
 		return 2, strings.Fields(string(text))
@@ -92,12 +92,13 @@ func cgroups() (version int, controllers []string) {
 		return 0, nil
 	}
 	for _, e := range entries {
-		// controllers that are mounted together, such as cpu,cpuacct, have links of their own beside
-		if e.Name() != "systemd" && e.Name() != "unified" && !strings.Contains(e.Name(), ",") {
-			controllers = append(controllers, e.Name())
+		// some are mounted together, as cpu,cpuacct, with or without links of their own beside
+		if e.Name() != "systemd" && e.Name() != "unified" {
+			controllers = append(controllers, strings.Split(e.Name(), ",")...)
 		}
 	}
-	return 1, controllers
+	slices.Sort(controllers)
+	return 1, slices.Compact(controllers)
 }
 
 // criuCheck is what `criu check` complains of, "" when it is content. It complains also of what no dump here needs.

@@ -29,6 +29,11 @@ func Spec(raw json.RawMessage) (s preflight.Spec, limits []string, err error) {
 			s.Joined[string(ns.Type)] = ns.Path
 		}
 	}
+	for _, m := range spec.Mounts {
+		if m.Type == "cgroup" || m.Type == "cgroup2" {
+			s.CgroupMount = m.Destination
+		}
+	}
 	s.UserMapping = len(l.UIDMappings)+len(l.GIDMappings) > 0
 	s.Notify = l.Seccomp != nil && l.Seccomp.ListenerPath != ""
 	return s, controllers(l.Resources), nil
