@@ -105,7 +105,7 @@ func (e *Engine) remove(id string) engine.Undo {
 		if err := e.end(ctx, id); err != nil {
 			return err
 		}
-		if err := hideCheckpoint(e.checkpointDir(id)); err != nil {
+		if err := e.dropCheckpoint(id); err != nil {
 			return err
 		}
 		ctx, cancel := e.call(ctx, killLimit)
