@@ -14,8 +14,10 @@ TESTFLAGS ?=
 MIGRATIONS   ?= 500
 TORTUREFLAGS ?=
 
-# Rows of the workload matrix (names with commas, or how many at random; all), how often, further flags:
-# make matrix ROWS=redis,bash REPEAT=20 MATRIXFLAGS='--parallel 1'
+# Engine of the workload matrix (containerd, docker) and generation of Docker (26.1, 28.5), rows (names with commas, or how many at
+# random; all), how often, further flags: make matrix ENGINE=docker DOCKER=26.1 ROWS=redis,bash REPEAT=20 MATRIXFLAGS='--parallel 1'
+ENGINE      ?= containerd
+DOCKER      ?=
 ROWS        ?=
 REPEAT      ?= 1
 MATRIXFLAGS ?=
@@ -53,8 +55,8 @@ bench: root deps build ## measure downtime, total time, link use and load beside
 torture: root deps build ## move programs that check their own memory MIGRATIONS times (default 500), comparing every page, with faults (needs root)
 	@$(GO) run ./testbed/cmd/torture --binary $(BINARY) --migrations $(MIGRATIONS) $(TORTUREFLAGS)
 
-matrix: root deps build ## move what people run, under load, there and back: ROWS (default all), REPEAT times each (needs root)
-	@$(GO) run ./testbed/cmd/matrix --binary $(BINARY) --rows '$(ROWS)' --repeat $(REPEAT) $(MATRIXFLAGS)
+matrix: root deps build ## move what people run, under load, there and back: ROWS (default all), REPEAT times each, with ENGINE=docker too (needs root)
+	@$(GO) run ./testbed/cmd/matrix --binary $(BINARY) --engine '$(ENGINE)' --docker '$(DOCKER)' --rows '$(ROWS)' --repeat $(REPEAT) $(MATRIXFLAGS)
 
 clean: go ## remove build/ and the testbed's cache
 	@$(GO) run ./testbed/cmd/testbed clean

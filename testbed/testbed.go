@@ -179,5 +179,8 @@ func (t *Testbed) Host(name string) *Host {
 	return nil
 }
 
+// Docker is the generation of Docker that the hosts have.
+func (t *Testbed) Docker() Docker { return t.state.Docker }
+
 // Subnet is the network that all hosts and containers share.
 func (t *Testbed) Subnet() string { return subnetV4(t.state.Network).String() }

@@ -2,9 +2,7 @@ package matrix
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"migrate/testbed"
@@ -20,32 +18,25 @@ type client struct {
 func (l *Lab) startClient(ctx context.Context, t *trip, hello string) (*client, error) {
 	c := &client{lab: l, id: t.id + "-client"}
 	load := t.row.Load
-	spec := testbed.ContainerSpec{
-		ID: c.id, Image: imageRef(load.Image), Args: program(load.Files, load.Script), Network: testbed.NetworkHost,
-		Flags: []string{"--env", "ADDR=" + t.addr, "--env", "HELLO=" + hello},
-	}
-	if load.User != "" {
-		spec.Flags = append(spec.Flags, "--user", load.User)
-	}
-	if _, err := l.engine.run(ctx, l.options.Clients, spec); err != nil {
+	_, err := l.engine.run(ctx, l.options.Clients, container{
+		id: c.id, image: imageRef(load.Image), args: program(load.Files, load.Script), network: testbed.NetworkHost,
+		user: load.User, env: []string{"ADDR=" + t.addr, "HELLO=" + hello},
+	})
+	if err != nil {
 		return nil, fmt.Errorf("client: %w", err)
 	}
 	return c, nil
 }
 
-func (c *client) log() string {
+func (c *client) log(ctx context.Context) string {
 	if c == nil {
 		return ""
 	}
-	text, err := os.ReadFile(c.lab.options.Clients.Path(logPath(c.id)))
-	if err != nil {
-		return ""
-	}
-	return string(text)
+	return c.lab.engine.printed(ctx, c.lab.options.Clients, c.id)
 }
 
 // lines is how many it has printed.
-func (c *client) lines() int { return strings.Count(c.log(), "\n") }
+func (c *client) lines(ctx context.Context) int { return strings.Count(c.log(ctx), "\n") }
 
 // failed is an error if the client has ended, which it must not do by itself.
 func (c *client) failed(ctx context.Context) error {
@@ -86,9 +77,5 @@ func (c *client) remove(ctx context.Context) error {
 	if c == nil {
 		return nil
 	}
-	err := c.lab.engine.remove(ctx, c.lab.options.Clients, c.id)
-	if rerr := os.Remove(c.lab.options.Clients.Path(logPath(c.id))); rerr != nil && !errors.Is(rerr, os.ErrNotExist) {
-		err = errors.Join(err, rerr)
-	}
-	return err
+	return c.lab.engine.remove(ctx, c.lab.options.Clients, c.id)
 }

@@ -15,7 +15,9 @@ type Options struct {
 	Clients *testbed.Host    // where clients run
 	Dir     string           // of the agents, in the hosts
 	Port    int              // that the agents listen on
-	// Address gives containers that have a network an address each; nil: the first host's CNI network does.
+	// Docker is the generation of Docker that the hosts have and containers are run with; default: with containerd.
+	Docker testbed.Docker
+	// Address gives containers that have a network an address each; nil: the first host's network does.
 	Address func() string
 }
 
@@ -29,7 +31,7 @@ type Lab struct {
 
 // NewLab starts the agents. The caller closes the lab.
 func NewLab(ctx context.Context, o Options) (*Lab, error) {
-	l := &Lab{options: o, engine: containerd{}}
+	l := &Lab{options: o, engine: engineOf(o.Docker)}
 	if err := l.start(ctx); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}

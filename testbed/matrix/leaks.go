@@ -16,19 +16,15 @@ import (
 // each. Things without a name that lasts are counted.
 type Census map[string][]string
 
-// counted are commands whose output is a line for each thing.
+// counted are commands whose output is a line for each thing, whatever the engine.
 var counted = map[string]string{
 	"mounts":             "cut -d ' ' -f 2-3 /proc/1/mounts",
 	"namespaces":         "lsns --raw --noheadings --output TYPE",
 	"network namespaces": "ls /run/netns 2>/dev/null || true",
 	"interfaces":         "ls /sys/class/net",
-	"nftables rules":     "nft list ruleset",
+	"nftables rules":     "nft --stateless list ruleset",
 	"cgroups":            "find /sys/fs/cgroup -type d",
-	"processes":          "ps -e --no-headers --format comm | grep -vE '^(ps|sh|grep|ctr)$'",
-	"containers":         "ctr containers list --quiet; ctr tasks list --quiet",
-	"snapshots":          "ctr snapshots list | cut -d ' ' -f 1",
-	"leases":             "ctr leases list --quiet",
-	"files of runtimes":  "find /run/containerd /run/netns -mindepth 1 2>/dev/null | grep -v /fifo || true",
+	"processes":          "ps -e --no-headers --format comm | grep -vE '^(ps|sh|grep|ctr|docker)$'",
 	"shared memory":      "ls -A /dev/shm; ipcs --shmems | tail --lines=+4",
 	"temporary files":    "ls -A /tmp",
 }
@@ -36,9 +32,11 @@ var counted = map[string]string{
 // Census takes stock of both hosts, the agents included.
 func (l *Lab) Census(ctx context.Context) (map[string]Census, error) {
 	all := map[string]Census{}
+	scripts := l.engine.counted()
+	maps.Copy(scripts, counted)
 	for _, a := range l.agents {
 		c := Census{}
-		for what, script := range counted {
+		for what, script := range scripts {
 			out, err := output(ctx, a.host, "sh", "-c", script)
 			if err != nil {
 				return nil, fmt.Errorf("take stock of %s: %w", what, err)
@@ -50,7 +48,7 @@ func (l *Lab) Census(ctx context.Context) (map[string]Census, error) {
 			return nil, err
 		}
 		c["open files of the agent"] = openFiles(pid)
-		out, err := output(ctx, a.host, "find", a.dir+"/run", "-mindepth", "1", "-not", "-name", "lock", "-not", "-name", "criu")
+		out, err := output(ctx, a.host, "sh", "-c", `find "$1/run" -mindepth 1 -not -name lock -not -name criu; ls "$1/state/docker" 2>/dev/null || true`, "sh", a.dir)
 		if err != nil {
 			return nil, err
 		}

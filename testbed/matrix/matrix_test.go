@@ -36,6 +36,9 @@ func TestRows(t *testing.T) {
 	}
 }
 
+// engines are those that the documentation has a table of.
+var engines = []engine{containerd{}, docker{testbed.Docker26}, docker{testbed.Docker28}}
+
 // TestPage holds the documentation to the rows: it may have those of an earlier run only, but none that there is not, and no result
 // that a row must not have.
 func TestPage(t *testing.T) {
@@ -43,12 +46,23 @@ func TestPage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, rest, _ := strings.Cut(string(text), tableBegin)
-	table, _, _ := strings.Cut(rest, tableEnd)
+	for _, e := range engines {
+		t.Run(e.name(), func(t *testing.T) { testTable(t, string(text), e) })
+	}
+}
+
+func testTable(t *testing.T, text string, e engine) {
+	begin, end := tableLines(e.name())
+	_, rest, _ := strings.Cut(text, begin)
+	table, _, _ := strings.Cut(rest, end)
 	want := map[string]string{}
 	for _, r := range Rows() {
-		if want[r.Name] = Moved; r.Refused != nil {
-			want[r.Name] = "[" + Refused + "](" + r.Refused.Link + ")"
+		why := r.Refused
+		if why == nil {
+			why = e.refuses(r)
+		}
+		if want[r.Name] = Moved; why != nil {
+			want[r.Name] = "[" + Refused + "](" + why.Link + ")"
 		}
 	}
 	var documented []string
@@ -58,12 +72,42 @@ func TestPage(t *testing.T) {
 			continue
 		}
 		name := strings.TrimPrefix(cells[0], "| ")
-		if documented = append(documented, name); want[name] != cells[2] {
-			t.Errorf("%s: row %s is %q there and %q here", page, name, cells[2], want[name])
+		if documented = append(documented, name); want[name] != cells[2] || cells[1] != e.name() {
+			t.Errorf("%s: row %s is %q of %s there and %q of %s here", page, name, cells[2], cells[1], want[name], e.name())
 		}
 	}
 	if len(documented) < len(Rows())/2 {
 		t.Errorf("%s has only the rows %v: make matrix MATRIXFLAGS='--table docs/WORKLOADS.md'", page, documented)
+	}
+}
+
+// TestEngines looks at what becomes of a container in each engine's words.
+func TestEngines(t *testing.T) {
+	c := container{
+		id: "x", image: "i", args: []string{"sh"}, network: testbed.NetworkCNI, ip: "10.0.0.1", user: "app",
+		env: []string{"A=b c", "D="}, caps: []string{"CAP_SYS_ADMIN"}, seccomp: SeccompOn,
+	}
+	plain := container{id: "x", image: "i", network: testbed.NetworkNone, seccomp: SeccompOff}
+	client := container{id: "x", image: "i", network: testbed.NetworkHost}
+	docker26, docker28 := docker{testbed.Docker26}, docker{testbed.Docker28}
+	for _, argv := range []struct {
+		what, want string
+		got        []string
+	}{
+		{"ctr", "--env A=b c --env D= --cap-add CAP_SYS_ADMIN --user app --seccomp", ctrFlags(c)},
+		{"ctr, plain", "", ctrFlags(plain)},
+		{"26.1", "docker run --detach --name x --network mt --ip 10.0.0.1 --env A=b c --env D= --cap-add CAP_SYS_ADMIN --user app i sh", docker26.runCommand(c)},
+		{"26.1, plain", "docker run --detach --name x --network none --security-opt seccomp=unconfined i", docker26.runCommand(plain)},
+		{"26.1, client", "docker run --detach --name x --network host i", docker26.runCommand(client)},
+		{"28.5, plain", "docker run --detach --name x --network host --security-opt seccomp=unconfined i", docker28.runCommand(plain)},
+	} {
+		if got := strings.Join(argv.got, " "); got != argv.want {
+			t.Errorf("%s: got %s, want %s", argv.what, got, argv.want)
+		}
+	}
+	served := Row{Load: &Client{}}
+	if docker26.refuses(served) != nil || docker28.refuses(served) == nil || docker28.refuses(Row{}) != nil || (containerd{}).refuses(served) != nil {
+		t.Error("only 28.5 refuses, and only what has a network of its own")
 	}
 }
 
@@ -151,8 +195,12 @@ func TestResults(t *testing.T) {
 	if Verdict(many) == nil {
 		t.Error("seven refusals are accepted")
 	}
-	if Verdict(append(many[:6], many[:6]...)) != nil {
+	if Verdict(append(many[:6:6], many[:6]...)) != nil {
 		t.Error("six refusals, repeated, are not accepted")
+	}
+	many[0].barred = true
+	if Verdict(many) != nil {
+		t.Error("a refusal for the engine's sake is counted")
 	}
 	path := filepath.Join(t.TempDir(), "build", "matrix.json")
 	if err := Write(path, []Result{moved}); err != nil {
@@ -170,7 +218,10 @@ func TestResults(t *testing.T) {
 
 func TestReplace(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "page.md")
-	if err := os.WriteFile(path, []byte("before\n"+tableBegin+"\nold\n"+tableEnd+"\nafter\n"), 0o600); err != nil {
+	begin, end := tableLines("e")
+	other, otherEnd := tableLines("e 2")
+	theirs := other + "\ntheirs\n" + otherEnd + "\n"
+	if err := os.WriteFile(path, []byte("before\n"+begin+"\nold\n"+end+"\nbetween\n"+theirs+"after\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	results := []Result{
@@ -183,7 +234,9 @@ func TestReplace(t *testing.T) {
 		}
 	}
 	text, _ := os.ReadFile(path)
-	for _, want := range []string{"before\n", "| m | e | moved | 40 ms | what |\n", `| r | e | [refused](https://x) |  | what. **a\|b** |` + "\n", "\nafter\n"} {
+	for _, want := range []string{
+		"before\n", "| m | e | moved | 40 ms | what |\n", `| r | e | [refused](https://x) |  | what. **a\|b** |` + "\n", "\nbetween\n", theirs, "\nafter\n",
+	} {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("the page lacks %q:\n%s", want, text)
 		}
@@ -191,10 +244,13 @@ func TestReplace(t *testing.T) {
 	if strings.Contains(string(text), "old") {
 		t.Error("the old table is left")
 	}
-	if err := os.WriteFile(path, []byte("nothing"), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte(theirs), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if err := Replace(path, results); !errors.Is(err, errNoTable) {
+		t.Errorf("got %v", err)
+	}
+	if err := Replace(path, nil); !errors.Is(err, errNoResults) {
 		t.Errorf("got %v", err)
 	}
 }

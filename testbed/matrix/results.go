@@ -2,6 +2,7 @@ package matrix
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -22,11 +23,13 @@ type Result struct {
 	Engine   string  `json:"engine"`
 	Result   string  `json:"result"`
 	Reason   string  `json:"reason,omitempty"` // of a refusal or failure
-	Link     string  `json:"link,omitempty"`   // to CRIU's issue about what is refused
+	Link     string  `json:"link,omitempty"`   // to the issue about what is refused
 	About    string  `json:"about"`
 	Hops     []Hop   `json:"hops,omitempty"`
 	Seconds  float64 `json:"seconds"`
 	Run      int     `json:"run,omitempty"` // which one, from 1, when rows are repeated
+
+	barred bool // the engine could not have moved any such container
 }
 
 // A Hop is one move. Times are milliseconds.
@@ -87,7 +90,10 @@ func Write(path string, results []Result) error {
 	return nil
 }
 
-// maxRefused is how many rows may be refused.
+// errNoResults is returned for a run without any.
+var errNoResults = errors.New("no workload was moved")
+
+// maxRefused is how many rows may be refused, beside those that are for the engine's sake.
 const maxRefused = 6
 
 // Verdict is an error if a row failed, or too many are refused.
@@ -97,13 +103,13 @@ func Verdict(results []Result) error {
 		switch {
 		case r.Result == Failed && !slices.Contains(failed, r.Workload):
 			failed = append(failed, r.Workload)
-		case r.Result == Refused && !slices.Contains(refused, r.Workload):
+		case r.Result == Refused && !r.barred && !slices.Contains(refused, r.Workload):
 			refused = append(refused, r.Workload)
 		}
 	}
 	switch {
 	case len(results) == 0:
-		return fmt.Errorf("no workload was moved")
+		return errNoResults
 	case len(failed) > 0:
 		return fmt.Errorf("failed: %s", strings.Join(failed, ", "))
 	case len(refused) > maxRefused:

@@ -14,7 +14,10 @@ type Row struct {
 	About string   // what runs, what goes on while it moves, and what is checked: for the table
 	Image string   // one of testbed.ImageNames
 	User  string   // "app"; default: the image's
-	Flags []string // further flags of ctr run
+	Env   []string // further variables, NAME=VALUE
+	Caps  []string // further capabilities
+	// Seccomp says whether system calls are forbidden.
+	Seccomp Seccomp
 
 	// Start is the script that becomes the container's program. It is run with sh -eu.
 	Start string
@@ -31,6 +34,16 @@ type Row struct {
 	// Refused is what a container that cannot be moved is refused for; nil: it moves.
 	Refused *Refusal
 }
+
+// Seccomp is what a container has of a seccomp profile. The zero value leaves it to the engine: ctr gives none, Docker its own.
+type Seccomp int
+
+// The choices.
+const (
+	SeccompDefault Seccomp = iota
+	SeccompOn              // the engine's profile
+	SeccompOff             // none
+)
 
 // A Client runs in a container of a third host, on that host's network. $ADDR is the address of the container that is moved.
 // Every line that it prints is a sign of life. At SIGTERM it checks what there is to check at the end, and ends.

@@ -84,7 +84,7 @@ exec mariadbd --no-defaults --datadir=/data/my --socket=/tmp/my.sock --bind-addr
 		Name:  "etcd",
 		About: "one client changes a key only if it has the expected value, and puts a key for each; at the end none is missing. GODEBUG=multipathtcp=0",
 		Image: testbed.ImageDatabases, User: "app",
-		Flags: []string{"--env", "GODEBUG=multipathtcp=0"},
+		Env:   []string{"GODEBUG=multipathtcp=0"},
 		Start: "exec etcd --data-dir /data/etcd --listen-client-urls http://0.0.0.0:2379 --advertise-client-urls http://127.0.0.1:2379 --log-level error",
 		Load: &Client{Image: testbed.ImageTools, Script: retrying(dialing("2379")) +
 			counting("etcd", "2379", "")},

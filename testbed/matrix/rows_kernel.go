@@ -23,9 +23,9 @@ func (r Row) refused(why Refusal) Row {
 	return r
 }
 
-// flagged is the row with further flags of ctr run.
-func (r Row) flagged(flags ...string) Row {
-	r.Flags = append(r.Flags, flags...)
+// capable is the row with a further capability.
+func (r Row) capable(name string) Row {
+	r.Caps = append(r.Caps, name)
 	return r
 }
 
@@ -54,10 +54,10 @@ var kernel = []Row{
 		Why:   "CRIU finds what is watched by file handle, which overlayfs does not give out",
 		Link:  overlayLink,
 	}),
-	feature("fanotify", "a mark on a directory in the RW layer").called("fanotify-overlay").flagged("--cap-add", "CAP_SYS_ADMIN").refused(Refusal{
+	feature("fanotify", "a mark on a directory in the RW layer").called("fanotify-overlay").capable("CAP_SYS_ADMIN").refused(Refusal{
 		Words: "fanotify",
 		Why:   "CRIU finds what is marked by file handle, which overlayfs does not give out",
 		Link:  overlayLink,
 	}),
-	feature("fanotify", "a mark on a directory in /dev/shm", "--dir /dev/shm").flagged("--cap-add", "CAP_SYS_ADMIN"),
+	feature("fanotify", "a mark on a directory in /dev/shm", "--dir /dev/shm").capable("CAP_SYS_ADMIN"),
 }

@@ -66,7 +66,7 @@ var servers = []Row{
 		Name:  "go-http",
 		About: "a keep-alive connection whose requests the server counts, and a slow download. GODEBUG=multipathtcp=0",
 		Image: testbed.ImageTools,
-		Flags: []string{"--env", "GODEBUG=multipathtcp=0"},
+		Env:   []string{"GODEBUG=multipathtcp=0"},
 		Start: "exec workload web --listen :8080",
 		Load: &Client{Image: testbed.ImageTools, Script: retrying(dialing("8080")) +
 			"workload download --addr $ADDR:8080 --path /lines --lines-per-sec 50000 >/data/download &\ndownload=$!\n" +

@@ -7,11 +7,10 @@ import (
 	"strings"
 )
 
-// The table stands in a page between these lines.
-const (
-	tableBegin = "<!-- table: begin -->"
-	tableEnd   = "<!-- table: end -->"
-)
+// tableLines are those between which a page has the table of an engine.
+func tableLines(engine string) (begin, end string) {
+	return "<!-- table of " + engine + ": begin -->", "<!-- table of " + engine + ": end -->"
+}
 
 // Table is Markdown: a line for each result.
 func Table(results []Result) string {
@@ -42,8 +41,12 @@ func firstLine(text string) string {
 // errNoTable is returned for a page without a place for the table.
 var errNoTable = errors.New("the page has no place for the table")
 
-// Replace puts the table of results into a page.
+// Replace puts the table of results, all of one engine, into a page. The tables of other engines stay.
 func Replace(path string, results []Result) error {
+	if len(results) == 0 {
+		return errNoResults
+	}
+	tableBegin, tableEnd := tableLines(results[0].Engine)
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return fmt.Errorf("write the table: %w", err)

@@ -1,27 +1,20 @@
 package matrix
 
 import (
+	"context"
 	"fmt"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
 )
 
-// logPath is where a host has what a container prints.
-func logPath(id string) string { return "/var/log/" + id + ".log" }
-
-// log is what the container printed at a host.
-func (t *trip) log(at int) string {
-	text, err := os.ReadFile(t.lab.options.Hosts[at].Path(logPath(t.id)))
-	if err != nil {
-		return "" // it has not been there yet
-	}
-	return string(text)
+// log is what a host has of the container's output.
+func (t *trip) log(ctx context.Context, at int) string {
+	return t.lab.engine.printed(ctx, t.lab.options.Hosts[at], t.id)
 }
 
-// ticks is how many numbered lines the container printed at a host.
-func (t *trip) ticks(at int) int { return len(tickNumbers(t.log(at))) }
+// ticks is how many numbered lines of the container a host has.
+func (t *trip) ticks(ctx context.Context, at int) int { return len(tickNumbers(t.log(ctx, at))) }
 
 // tickNumbers are those of the lines "tick N TEXT"; the last line may be unfinished.
 func tickNumbers(text string) (numbers []int) {
@@ -54,13 +47,13 @@ func lastLines(text string, n int) string {
 }
 
 // checkOutput checks that every numbered line is in the logs of the hosts once.
-func (t *trip) checkOutput() error {
+func (t *trip) checkOutput(ctx context.Context) error {
 	if !t.row.Ticks {
 		return nil
 	}
 	var all []int
 	for at := range t.lab.options.Hosts {
-		all = append(all, tickNumbers(t.log(at))...)
+		all = append(all, tickNumbers(t.log(ctx, at))...)
 	}
 	return checkWhole(all)
 }

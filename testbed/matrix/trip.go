@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"time"
 
@@ -32,16 +31,20 @@ type trip struct {
 func (l *Lab) Run(ctx context.Context, row Row) Result {
 	t := &trip{lab: l, row: row, id: fmt.Sprintf("%s-%d", row.Name, l.count.Add(1))}
 	t.result = Result{Workload: row.Name, Engine: l.engine.name(), About: row.About}
+	if row.Refused == nil {
+		t.row.Refused = l.engine.refuses(row)
+		t.result.barred = t.row.Refused != nil
+	}
 	begin := time.Now()
 	err := t.run(ctx)
 	if err != nil {
-		err = t.describe(err)
+		err = t.describe(context.WithoutCancel(ctx), err)
 	}
 	if rerr := t.remove(context.WithoutCancel(ctx)); rerr != nil {
 		err = errors.Join(err, rerr)
 	}
 	t.result.Seconds = time.Since(begin).Seconds()
-	t.result.conclude(row, err)
+	t.result.conclude(t.row, err)
 	return t.result
 }
 
@@ -63,21 +66,19 @@ func (t *trip) run(ctx context.Context) error {
 	if err := t.client.finish(ctx); err != nil {
 		return fmt.Errorf("the client: %w", err)
 	}
-	return t.checkOutput()
+	return t.checkOutput(ctx)
 }
 
 // start returns when the workload is at work and used.
 func (t *trip) start(ctx context.Context) (err error) {
-	spec := testbed.ContainerSpec{
-		ID: t.id, Image: imageRef(t.row.Image), Args: program(t.row.Files, t.row.Start), Network: t.row.network(), Flags: t.row.Flags,
+	c := container{
+		id: t.id, image: imageRef(t.row.Image), args: program(t.row.Files, t.row.Start), network: t.row.network(),
+		user: t.row.User, env: t.row.Env, caps: t.row.Caps, seccomp: t.row.Seccomp,
 	}
-	if t.row.User != "" {
-		spec.Flags = append([]string{"--user", t.row.User}, spec.Flags...)
+	if c.network == testbed.NetworkCNI && t.lab.options.Address != nil {
+		c.ip = t.lab.options.Address()
 	}
-	if spec.Network == testbed.NetworkCNI && t.lab.options.Address != nil {
-		spec.IP = t.lab.options.Address()
-	}
-	if t.addr, err = t.lab.engine.run(ctx, t.host(), spec); err != nil {
+	if t.addr, err = t.lab.engine.run(ctx, t.host(), c); err != nil {
 		return err
 	}
 	hello, err := t.ready(ctx)
@@ -177,7 +178,7 @@ func (t *trip) refusal(ctx context.Context) error {
 			return fmt.Errorf("refused, and then: %w", err)
 		}
 	}
-	return t.checkOutput()
+	return t.checkOutput(ctx)
 }
 
 // frozen tells whether the container stood still.
@@ -193,12 +194,12 @@ func frozen(rep *report.Report) bool {
 // alive waits for signs of life from now on, of the container's output and of its client.
 func (t *trip) alive(ctx context.Context) error {
 	const signs = 3
-	ticks, lines := t.ticks(t.at), t.client.lines()
+	ticks, lines := t.ticks(ctx, t.at), t.client.lines(ctx)
 	err := rig.Eventually(ctx, "the workload goes on", func() (bool, error) {
 		if err := t.client.failed(ctx); err != nil {
 			return false, err
 		}
-		if (!t.row.Ticks || t.ticks(t.at) >= ticks+signs) && (t.client == nil || t.client.lines() >= lines+signs) {
+		if (!t.row.Ticks || t.ticks(ctx, t.at) >= ticks+signs) && (t.client == nil || t.client.lines(ctx) >= lines+signs) {
 			return true, nil
 		}
 		return false, t.stillRuns(ctx)
@@ -240,14 +241,14 @@ func (t *trip) check(ctx context.Context) error {
 }
 
 // describe adds to a failure what the programs printed last.
-func (t *trip) describe(err error) error {
+func (t *trip) describe(ctx context.Context, err error) error {
 	for at, h := range t.lab.options.Hosts {
-		if said := notTicks(t.log(at)); said != "" {
+		if said := notTicks(t.log(ctx, at)); said != "" {
 			err = fmt.Errorf("%w\nat %s it printed: %s", err, h.Name, clip(said))
 		}
 	}
 	if t.client != nil {
-		err = fmt.Errorf("%w\nthe client printed: %s", err, lastLines(t.client.log(), 8))
+		err = fmt.Errorf("%w\nthe client printed: %s", err, lastLines(t.client.log(ctx), 8))
 	}
 	return err
 }
@@ -256,7 +257,6 @@ func (t *trip) remove(ctx context.Context) error {
 	errs := []error{t.client.remove(ctx)}
 	for _, h := range t.lab.options.Hosts {
 		errs = append(errs, t.lab.engine.remove(ctx, h, t.id))
-		_ = os.Remove(h.Path(logPath(t.id))) // there may be none
 	}
 	return errors.Join(errs...)
 }

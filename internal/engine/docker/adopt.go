@@ -18,7 +18,7 @@ func (e *Engine) Adopt(ctx context.Context, c *engine.Container) error {
 	if err != nil {
 		return fmt.Errorf("adopt: %w", err)
 	}
-	if err := hideCheckpoint(e.checkpointDir(r.ID)); err != nil {
+	if err := e.dropCheckpoint(r.ID); err != nil {
 		return fmt.Errorf("adopt %s: %w", what(c.ID), err)
 	}
 	policy := o.HostConfig.RestartPolicy

@@ -117,7 +117,7 @@ func (e *Engine) remove(id string) engine.Undo {
 		if err := e.end(ctx, id); err != nil {
 			return err
 		}
-		if err := errors.Join(hideCheckpoint(e.checkpointDir(id)), e.forgetBeside(ctx, id)); err != nil {
+		if err := errors.Join(e.dropCheckpoint(id), e.forgetBeside(ctx, id)); err != nil {
 			return err
 		}
 		ctx, cancel := e.call(ctx, killLimit)

@@ -23,20 +23,24 @@ func (e *Engine) checkpointDir(id string) string {
 }
 
 // PrepareTask implements engine.Engine. The daemon takes checkpoints from the container's own directory only: the image set is
-// shown there. Output goes where the container's log driver takes it.
+// shown there, with a file that names the container. Output goes where the container's log driver takes it.
 func (e *Engine) PrepareTask(ctx context.Context, c *engine.Container, cp engine.Checkpoint) (engine.Undo, error) {
 	r, err := e.look(ctx, c.ID)
 	if err != nil {
 		return nil, err
 	}
-	id, dir := r.ID, e.checkpointDir(r.ID)
+	id := r.ID
 	undo := local.Once(func(ctx context.Context) error {
 		if err := e.end(ctx, id); err != nil {
 			return err
 		}
-		return hideCheckpoint(dir)
+		return e.dropCheckpoint(id)
 	})
-	if err := showCheckpoint(cp.ImagePath, dir); err != nil {
+	err = markCheckpoint(cp.ImagePath, id)
+	if err == nil {
+		err = showCheckpoint(cp.ImagePath, e.checkpointDir(id))
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("prepare the restore of %s: %w", what(c.ID), err), undo(context.WithoutCancel(ctx)))
 	}
 	return undo, nil
@@ -52,7 +56,11 @@ func showCheckpoint(from, dir string) error {
 	return nil
 }
 
-// hideCheckpoint is idempotent.
+// dropCheckpoint takes away what a restore needed of the container's checkpoint. It is idempotent.
+func (e *Engine) dropCheckpoint(id string) error {
+	return errors.Join(hideCheckpoint(e.checkpointDir(id)), removeUnpacked(e.unpackedDirs(), id))
+}
+
 func hideCheckpoint(dir string) error {
 	for {
 		err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)

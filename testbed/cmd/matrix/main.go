@@ -3,6 +3,7 @@
 //	go run ./testbed/cmd/matrix
 //	go run ./testbed/cmd/matrix --rows redis,bash --repeat 20
 //	go run ./testbed/cmd/matrix --rows 10 --repeat 20 --seed 7
+//	go run ./testbed/cmd/matrix --engine docker --docker 28.5
 //
 // It prints a line for each run, writes all results to a file, and looks at the end for what is left on the hosts. The exit
 // status is 1 if a workload failed or anything is left.
@@ -52,6 +53,8 @@ func app() *cli.App {
 		Usage: "move what people run, under load, there and back",
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "list", Usage: "only print the rows"},
+			&cli.StringFlag{Name: "engine", Value: containerdEngine, Usage: "`ENGINE` that containers are run with: containerd, docker"},
+			&cli.StringFlag{Name: "docker", Usage: "`GENERATION` of Docker, with --engine docker: 26.1 (default), 28.5"},
 			&cli.StringFlag{Name: "rows", Usage: "`ROWS` to run: names with commas, or how many to choose at random; default: all"},
 			&cli.IntFlag{Name: "repeat", Value: 1, Usage: "run each row `N` times"},
 			&cli.IntFlag{Name: "parallel", Value: 2, Usage: "run `N` rows at once"},
@@ -59,7 +62,7 @@ func app() *cli.App {
 			&cli.Uint64Flag{Name: "seed", Value: 1, Usage: "what the random choice follows from"},
 			&cli.StringFlag{Name: "link", Value: "10gbit", Usage: "`RATE` of each host's link: none, 100mbit, 1gbit, 10gbit"},
 			&cli.StringFlag{Name: "out", Value: "build/matrix.json", Usage: "`FILE` for the results"},
-			&cli.StringFlag{Name: "table", Usage: "page whose table is replaced by that of this run"},
+			&cli.StringFlag{Name: "table", Usage: "page whose table of this engine is replaced by that of this run"},
 			&cli.StringFlag{Name: "binary", Usage: "built migrate to try; default: built with go"},
 			&cli.StringFlag{Name: "name", Value: "matrix", Usage: "of the testbed"},
 			&cli.BoolFlag{Name: "use", Usage: "use the testbed of that name, which is up with hosts a, b and c, and leave it up"},

@@ -3,7 +3,27 @@ package main
 import (
 	"net/netip"
 	"testing"
+
+	"migrate/testbed"
 )
+
+func TestGeneration(t *testing.T) {
+	for _, c := range []struct {
+		engine, docker string
+		want           testbed.Docker
+		bad            bool
+	}{
+		{"containerd", "", testbed.DockerNone, false},
+		{"containerd", "26.1", testbed.DockerNone, true},
+		{"docker", "", testbed.Docker26, false},
+		{"docker", "28.5", testbed.Docker28, false},
+		{"podman", "", testbed.DockerNone, true},
+	} {
+		if got, err := generation(c.engine, c.docker); got != c.want || (err != nil) != c.bad {
+			t.Errorf("--engine %s --docker %q gives %q, %v", c.engine, c.docker, got, err)
+		}
+	}
+}
 
 // TestAddresses checks that containers get different addresses, within what the hosts' network sets aside for them.
 func TestAddresses(t *testing.T) {

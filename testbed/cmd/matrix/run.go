@@ -27,6 +27,27 @@ const agentDir = "/run/matrix"
 // agentPort is what the agents listen on.
 const agentPort = 7640
 
+// The engines.
+const (
+	containerdEngine = "containerd"
+	dockerEngine     = "docker"
+)
+
+// generation is the Docker that is asked for, DockerNone for containerd.
+func generation(engine, docker string) (testbed.Docker, error) {
+	switch {
+	case engine == containerdEngine && docker == "":
+		return testbed.DockerNone, nil
+	case engine == containerdEngine:
+		return testbed.DockerNone, fmt.Errorf("a generation of Docker (%s) is for --engine docker, not for %s", docker, engine)
+	case engine != dockerEngine:
+		return testbed.DockerNone, fmt.Errorf("engine %q: known are %s and %s", engine, containerdEngine, dockerEngine)
+	case docker == "":
+		return testbed.Docker26, nil
+	}
+	return testbed.Docker(docker), nil // the testbed knows which there are
+}
+
 // run is the whole run. What there is of results is written even when it is interrupted.
 func run(c *cli.Context) (err error) {
 	rows, err := matrix.Choose(matrix.Rows(), c.String("rows"), c.Uint64("seed"))
@@ -42,12 +63,16 @@ func run(c *cli.Context) (err error) {
 	if c.Int("repeat") < 1 || c.Int("parallel") < 1 {
 		return fmt.Errorf("repeat %d, parallel %d: want at least 1", c.Int("repeat"), c.Int("parallel"))
 	}
+	docker, err := generation(c.String("engine"), c.String("docker"))
+	if err != nil {
+		return err
+	}
 	work, err := os.MkdirTemp("", "migrate-matrix-")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
-	bed, down, err := bring(c, work, rows)
+	bed, down, err := bring(c, work, docker, rows)
 	if err != nil {
 		return err
 	}
@@ -66,10 +91,13 @@ func run(c *cli.Context) (err error) {
 }
 
 // bring raises the hosts, or finds them.
-func bring(c *cli.Context, work string, rows []matrix.Row) (bed *testbed.Testbed, down func() error, err error) {
+func bring(c *cli.Context, work string, docker testbed.Docker, rows []matrix.Row) (bed *testbed.Testbed, down func() error, err error) {
 	log := slog.New(slog.NewTextHandler(c.App.ErrWriter, nil))
 	if c.Bool("use") {
 		bed, err = testbed.Open(c.String("name"), log)
+		if err == nil && bed.Docker() != docker {
+			err = fmt.Errorf("testbed %s was made for %q of Docker, and %q is asked for: see --engine and --docker", bed.Name, bed.Docker(), docker)
+		}
 		return bed, func() error { return nil }, err
 	}
 	binaries := map[string]string{"migrate": c.String("binary")}
@@ -82,7 +110,7 @@ func bring(c *cli.Context, work string, rows []matrix.Row) (bed *testbed.Testbed
 	}
 	bed, err = testbed.Up(c.Context, testbed.Options{
 		Name: c.String("name"), Hosts: []string{"a", "b", "c"}, Link: c.String("link"), Images: matrix.Images(rows), Workload: binaries["workload"],
-		Binaries: binaries, Replace: true, Logger: log,
+		Binaries: binaries, Docker: docker, Replace: true, Logger: log,
 	})
 	if err != nil {
 		return nil, nil, fmt.Errorf("bring the testbed up: %w", err)
@@ -106,7 +134,7 @@ func runRows(c *cli.Context, bed *testbed.Testbed, rows []matrix.Row) (results [
 	ctx := c.Context
 	lab, err := matrix.NewLab(ctx, matrix.Options{
 		Hosts: [2]*testbed.Host{bed.Host("a"), bed.Host("b")}, Clients: bed.Host("c"), Dir: agentDir, Port: agentPort,
-		Address: addresses(bed.Host("a").Addr()),
+		Docker: bed.Docker(), Address: addresses(bed.Host("a").Addr()),
 	})
 	if err != nil {
 		return nil, err
