@@ -276,6 +276,11 @@ type Destination interface {
 	Adopt(ctx context.Context, c *Container) error
 }
 
+// Describer is an Engine that does not restore containers in the same way on every host, and says in a sentence in which way it does here.
+type Describer interface {
+	RestoreWay(ctx context.Context) (string, error)
+}
+
 // Engine is both.
 type Engine interface {
 	Source

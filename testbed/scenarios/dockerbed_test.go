@@ -26,6 +26,8 @@ type dock struct {
 var (
 	dock26 = &dock{generation: testbed.Docker26, name: bedName + "-d26", hosts: []string{"a", "b", "c"}}
 	dock28 = &dock{generation: testbed.Docker28, name: bedName + "-d28", hosts: []string{"a", "b"}}
+
+	dock28shim = &dock{generation: testbed.Docker28Shim, name: bedName + "-d28s", hosts: []string{"a", "b", "c", "d"}}
 )
 
 // up returns the hosts.

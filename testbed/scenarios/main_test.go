@@ -86,7 +86,7 @@ func mainTest(m *testing.M) (code int, err error) {
 		}
 	}
 	code = m.Run()
-	return code, errors.Join(globalCheck(ctx), dock26.down(ctx), dock28.down(ctx))
+	return code, errors.Join(globalCheck(ctx), dock26.down(ctx), dock28.down(ctx), dock28shim.down(ctx))
 }
 
 func takeDown(ctx context.Context) error {

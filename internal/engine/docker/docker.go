@@ -15,6 +15,7 @@
 //	inspect.go  a container as a portable description; spec.go, network.go, image.go and options.go help
 //	handles.go  what a dump needs
 //	pause.go lock.go retire.go                              the rest of the source
+//	way.go          how this daemon restores, and which networks that bars
 //	check.go ingest.go load.go create.go safe.go task.go adopt.go discard.go   the destination
 //
 // A call that asks the daemon anything has a time limit of its own, but for StartTask, which the caller bounds.
