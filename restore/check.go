@@ -95,12 +95,12 @@ func (e *examination) run(ctx context.Context) error {
 	if e.info.CRIU != "" && e.info.Runtime != "" {
 		e.free(ctx)
 	}
-	if d, ok := e.eng.(engine.Describer); ok {
-		text, err := d.RestoreWay(ctx)
-		if err != nil {
-			return err
-		}
-		e.add("restore-way", preflight.Thing{}, text)
+	way, err := e.eng.RestoreWay(ctx)
+	if err != nil {
+		return err
+	}
+	if way != "" {
+		e.add("restore-way", preflight.Thing{}, way)
 	}
 	return e.space()
 }

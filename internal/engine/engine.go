@@ -207,6 +207,8 @@ type Checkpoint struct {
 // Source is what a source agent needs.
 type Source interface {
 	Info(ctx context.Context) (Info, error)
+	// RestoreWay says in a sentence how containers are restored on this host, "" where it is the same on every host.
+	RestoreWay(ctx context.Context) (string, error)
 	// Inspect describes a container. ErrNotFound, ErrNotRunning and ErrPaused name why it cannot be moved; a
 	// paused container is refused since its owner stopped it for a reason.
 	Inspect(ctx context.Context, id string) (*Container, *Handles, error)
@@ -235,6 +237,7 @@ type Source interface {
 // Destination is what a destination agent needs.
 type Destination interface {
 	Info(ctx context.Context) (Info, error)
+	RestoreWay(ctx context.Context) (string, error)
 	// CheckFree returns ErrExists when a container, snapshot or address that c needs is taken, or another error
 	// when this host cannot run c (unknown network, runtime or snapshotter); each says what to do about it.
 	CheckFree(ctx context.Context, c *Container) error
@@ -274,11 +277,6 @@ type Destination interface {
 	// Adopt makes the record what it was at the source (spec without the migration's own annotations) once the
 	// container runs here.
 	Adopt(ctx context.Context, c *Container) error
-}
-
-// Describer is an Engine that does not restore containers in the same way on every host, and says in a sentence in which way it does here.
-type Describer interface {
-	RestoreWay(ctx context.Context) (string, error)
 }
 
 // Engine is both.

@@ -61,7 +61,7 @@ func arrange(namespace string, r *taskAPI.CreateTaskRequest) (_ *bundle, err err
 	if root == "" {
 		root = stock.RuncRoot
 	}
-	b.left = residue{State: filepath.Join(root, namespace, r.ID), Work: workDir(text)}
+	b.left = residue{State: filepath.Join(root, namespace, r.ID), Work: workDir(text), Images: r.Checkpoint}
 	if b.left.Work == "" {
 		b.left.Work = o.CriuWorkPath
 	}
@@ -134,7 +134,7 @@ func (b *bundle) writeSpec(text []byte) error {
 // checkpoints, which are to find there what the engine wants.
 func (b *bundle) settle() error {
 	b.hook.Close()
-	err := b.writeSpec(b.spec)
+	err := errors.Join(b.writeSpec(b.spec), b.left.removeImages())
 	for _, name := range []string{configName, noteName} {
 		if rerr := os.Remove(b.own(name)); rerr != nil && !errors.Is(rerr, os.ErrNotExist) {
 			err = errors.Join(err, fmt.Errorf("end the restore: %w", rerr))

@@ -28,6 +28,7 @@ type residue struct {
 	Runtime identity `json:"runtime"`
 	State   string   `json:"state"`             // runc's directory of the container
 	Work    string   `json:"work"`              // CRIU's work directory
+	Images  string   `json:"images"`            // directory of the checkpoint
 	Cgroups []string `json:"cgroups,omitempty"` // directories
 }
 
@@ -64,7 +65,7 @@ func (r *residue) write(bundle string) error {
 // deathLimit bounds the wait for processes that were killed.
 const deathLimit = 5 * time.Second
 
-// remove ends the processes and takes the mounts away. The first process goes first: without CRIU it would run.
+// remove ends the processes, and takes mounts and images away. The first process goes first: without CRIU it would run.
 func (r *residue) remove() error {
 	for _, id := range []identity{r.Init, r.CRIU, r.Runtime} {
 		p, err := id.find()
@@ -78,7 +79,7 @@ func (r *residue) remove() error {
 			return fmt.Errorf("process %d was killed and does not end", id.Pid)
 		}
 	}
-	return r.removeMounts()
+	return errors.Join(r.removeMounts(), r.removeImages())
 }
 
 // removeMounts takes away what runc and CRIU mount for a restore: runc, libcontainer/criu_linux.go; criu/cgroup.c.
@@ -108,6 +109,20 @@ func (r *residue) removeMounts() error {
 func unmountAll(path string) error {
 	if err := mount.UnmountRecursive(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("unmount %s: %w", path, err)
+	}
+	return nil
+}
+
+// unpacked is how directories are called to which containerd unpacks checkpoints of its content store, and which it never removes
+// (containerd, plugins/services/tasks/local.go). They may hold all memory of a container.
+const unpacked = "ctrd-checkpoint"
+
+func (r *residue) removeImages() error {
+	if !strings.HasPrefix(filepath.Base(r.Images), unpacked) {
+		return nil
+	}
+	if err := os.RemoveAll(r.Images); err != nil {
+		return fmt.Errorf("remove the unpacked checkpoint: %w", err)
 	}
 	return nil
 }

@@ -31,7 +31,11 @@ func TestRemoveResidue(t *testing.T) {
 	otherNoted.Start++ // the pid was another's when it was noted
 	dir, rootfs := t.TempDir(), t.TempDir()
 	writeFile(t, filepath.Join(rootfs, "file"), "")
-	left := residue{Init: mine, CRIU: otherNoted, State: filepath.Join(dir, "state"), Work: filepath.Join(dir, "work")}
+	left := residue{Init: mine, CRIU: otherNoted, State: filepath.Join(dir, "state"), Work: filepath.Join(dir, "work"), Images: filepath.Join(dir, unpacked+"1")}
+	if err := os.MkdirAll(left.Images, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, filepath.Join(left.Images, "pages-1.img"), "")
 	for _, at := range []string{filepath.Join(left.State, "criu-root"), filepath.Join(left.Work, ".criu.cgyard.x1")} {
 		if err := os.MkdirAll(at, 0o700); err != nil {
 			t.Fatal(err)
@@ -59,7 +63,7 @@ func TestRemoveResidue(t *testing.T) {
 	if !dead(mine.Pid) || dead(other.Pid) {
 		t.Error("not the process that was noted was killed")
 	}
-	for _, at := range []string{filepath.Join(left.State, "criu-root"), filepath.Join(left.Work, ".criu.cgyard.x1")} {
+	for _, at := range []string{filepath.Join(left.State, "criu-root"), filepath.Join(left.Work, ".criu.cgyard.x1"), left.Images} {
 		if _, err := os.Stat(at); !os.IsNotExist(err) {
 			t.Errorf("%s is there: %v", at, err)
 		}

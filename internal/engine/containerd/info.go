@@ -53,3 +53,6 @@ func (e *Engine) snapshotRoot(ctx context.Context) string {
 	}
 	return ""
 }
+
+// RestoreWay implements engine.Engine.
+func (e *Engine) RestoreWay(context.Context) (string, error) { return "", nil }

@@ -12,7 +12,6 @@ import (
 	"github.com/moby/moby/client"
 
 	"migrate/internal/criu"
-	"migrate/internal/engine"
 	"migrate/internal/engine/local"
 	"migrate/internal/shim/sign"
 )
@@ -26,9 +25,7 @@ const (
 	joinedOnly way = "only containers that use the host's network or another container's: it looks for a network namespace of their own before there is a process, and the shim " + sign.Name + " is not in use"
 )
 
-var _ engine.Describer = (*Engine)(nil)
-
-// RestoreWay implements engine.Describer.
+// RestoreWay implements engine.Engine.
 func (e *Engine) RestoreWay(ctx context.Context) (string, error) {
 	info, err := e.daemon(ctx)
 	if err != nil {
