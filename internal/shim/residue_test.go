@@ -60,7 +60,7 @@ func TestRemoveResidue(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if !dead(mine.Pid) || dead(other.Pid) {
+	if !dead(mine.Pid) || !runs(other.Pid) {
 		t.Error("not the process that was noted was killed")
 	}
 	for _, at := range []string{filepath.Join(left.State, "criu-root"), filepath.Join(left.Work, ".criu.cgyard.x1"), left.Images} {

@@ -50,7 +50,7 @@ func TestHeldUntilStart(t *testing.T) {
 	if _, err := b.Wait(t.Context(), &taskAPI.WaitRequest{ID: taskID}); err == nil || !strings.Contains(err.Error(), "asked the stock") {
 		t.Errorf("wait: %v", err)
 	}
-	if dead(int(pid)) {
+	if !runs(int(pid)) {
 		t.Error("the task does not run")
 	}
 }

@@ -37,6 +37,39 @@ func TestDockerShim(t *testing.T) {
 	})
 }
 
+// TestShimByName runs containers of both engines with the shim under its own name, and moves that of containerd.
+func TestShimByName(t *testing.T) {
+	t.Parallel()
+	a, b := dock28shim.up(t)
+	const runtime, name = "io.containerd.migrate.v1", "by-name"
+	for _, h := range []*testbed.Host{a, b} {
+		run(t, h, "ln", "-sf", testbed.StockShim, "/usr/local/bin/containerd-shim-migrate-v1")
+	}
+	dockerRun(t, dock28shim, a, name+"-docker", "--runtime", runtime, "testbed/tools:latest", "sleep", "1000")
+	run(t, a, "docker", "exec", name+"-docker", "true")
+	run(t, a, "docker", "restart", "--time", "0", name+"-docker")
+	t.Cleanup(func() {
+		for _, h := range []*testbed.Host{a, b} {
+			_, _ = try(h, "sh", "-c", `ctr tasks delete --force "$1"; ctr containers delete "$1"`, "sh", name)
+		}
+	})
+	run(t, a, "sh", "-c", `docker save testbed/tools:latest | ctr images import --base-name testbed/tools --local -`)
+	image := strings.Fields(run(t, a, "ctr", "images", "ls", "-q"))[0]
+	run(t, a, "ctr", "run", "--detach", "--runtime", runtime, "--log-uri", "file:///var/log/"+name, image, name, "workload", "server", "--listen=", "--memory-mib", "4")
+	to := startAgent(t, b)
+	send(t, a, name, to, "--json", "--engine", "containerd").moved(t)
+	if got := status(t, b, name); got != "RUNNING" {
+		t.Errorf("the container is %q at the destination", got)
+	}
+	if got := run(t, b, "ctr", "containers", "info", name); !strings.Contains(got, runtime) {
+		t.Errorf("the container has another runtime: %s", got)
+	}
+	run(t, b, "ctr", "tasks", "exec", "--exec-id", "e", name, "true")
+	run(t, b, "ctr", "tasks", "kill", "--signal", "KILL", name)
+	eventually(t, soon, "the container has stopped", func() bool { return status(t, b, name) != "RUNNING" })
+	assertNothingUnderWay(t, b, to.dir)
+}
+
 // shimBundles is where containerd keeps the bundles of Docker's tasks.
 const shimBundles = "/run/containerd/io.containerd.runtime.v2.task/moby/"
 
@@ -88,10 +121,9 @@ func TestDockerShimFaults(t *testing.T) {
 		testShimFault(t, a, c, n+1, func(to *agent, m *migration) {
 			awaitGate(t, to, m)
 			to.signal(t, syscall.SIGKILL)
-			m.signal(t, syscall.SIGCONT)
-			m.wait(t, later)
 			to.wait(t, soon)
 			to.start(t) // takes away what is left
+			m.signal(t, syscall.SIGCONT)
 		})
 	})
 }
@@ -101,6 +133,11 @@ func testShimFault(t *testing.T, a, c *testbed.Host, n int, fail func(*agent, *m
 	name := fmt.Sprintf("dock-shim-%d", n)
 	r := dock28shim.runRedis(t, a, name, dock28shim.address(n), "--restart", "always")
 	pid := dockerInspect(t, a, name).State.Pid
+	t.Cleanup(func() {
+		if t.Failed() {
+			logConnections(t, name, a, c)
+		}
+	})
 	to := startAgent(t, c)
 	stayed := fmt.Sprintf("%s/%s.stayed", hitDir, name)
 	hit := fault(t, c, "restore", atRestore, fmt.Sprintf("[ -e '%[1]s' ] || { : >'%[1]s'; sleep 2 3<&-; }", stayed))
@@ -123,6 +160,17 @@ func testShimFault(t *testing.T, a, c *testbed.Host, n int, fail func(*agent, *m
 	r.finish(t)
 	run(t, c, "docker", "rm", "--force", name)
 	run(t, c, "rm", "-f", stayed)
+}
+
+// logConnections shows how a container and its client are connected.
+func logConnections(t *testing.T, name string, hosts ...*testbed.Host) {
+	t.Helper()
+	const look = `ss -tani; ip neigh; bridge fdb show | grep -v permanent
+		pid=$(docker inspect --format '{{.State.Pid}}' "$1") && nsenter -t "$pid" -n sh -c 'ss -tani; ip -s link; ip neigh; nft list ruleset'`
+	for _, h := range hosts {
+		out, _ := try(h, "sh", "-c", look, "sh", name)
+		t.Logf("%s:\n%s", h.Name, out)
+	}
 }
 
 // killBeforeNetwork stops Docker's daemon while it waits for the task, and kills when the shim holds it.
