@@ -12,7 +12,7 @@
 //	inspect.go     a container as a portable description; status.go, snapshot.go, image.go and network.go help
 //	handles.go     what a dump needs; runc.go and cgroup.go help
 //	pause.go lock.go retire.go                         the rest of the source
-//	check.go ingest.go prepare.go netns.go register.go task.go stdio.go adopt.go   the destination, in its order
+//	check.go ingest.go prepare.go netns.go register.go task.go runtime.go stdio.go adopt.go   the destination, in its order
 //
 // A call that asks containerd anything has a time limit of its own. The two that take as long as the content they move
 // are bounded by the caller's context: IngestBlob and StartTask.
@@ -109,6 +109,7 @@ type Engine struct {
 
 	baseline func() (*cni.Baseline, error) // made once, when first asked for
 	unpacks  keyedMutex                    // by chain id
+	shims    shims
 }
 
 var _ engine.Engine = (*Engine)(nil)
