@@ -111,8 +111,14 @@ func (b *bundle) write(spec *spec, config []byte) error {
 	if b.hook, err = criu.NewHook(b.own(""), b.point); err != nil {
 		return err
 	}
-	// last, so that CRIU calls it first: nobody can look at the namespaces before the engine has
-	config = append(config, "\naction-script \""+b.hook.Script()+"\"\n"...)
+	ours := []byte("\naction-script \"" + b.hook.Script() + "\"\n")
+	if b.point == criu.ActionSetupNamespaces {
+		// called last: others may prepare the namespaces before anybody sees them
+		config = append(ours, config...)
+	} else {
+		// called first: what others hold, they hold when the task is started
+		config = append(config, ours...)
+	}
 	if err := os.WriteFile(b.own(configName), config, 0o600); err != nil {
 		return fmt.Errorf("write the configuration of CRIU: %w", err)
 	}

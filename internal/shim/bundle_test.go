@@ -72,6 +72,24 @@ func TestArrange(t *testing.T) {
 	}
 }
 
+// TestOrderOfScripts has others prepare a namespace before the shim has it filled.
+func TestOrderOfScripts(t *testing.T) {
+	config := filepath.Join(t.TempDir(), "mine.conf")
+	writeFile(t, config, "action-script \"/mine\"")
+	dir := t.TempDir()
+	writeFile(t, filepath.Join(dir, "config.json"), `{"annotations":{"org.criu.config":"`+config+`"},"linux":{"namespaces":[{"type":"network"}]}}`)
+	b, err := arrange(namespace, &taskAPI.CreateTaskRequest{ID: taskID, Bundle: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text, err := os.ReadFile(b.own(configName)); err != nil || !strings.HasSuffix(strings.TrimSpace(string(text)), "action-script \"/mine\"") || !strings.Contains(string(text), b.hook.Script()) {
+		t.Errorf("configuration: %s, %v", text, err)
+	}
+	if err := b.settle(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestArrangeWithoutConfiguration(t *testing.T) {
 	for name, annotations := range map[string]string{"none": `{"org.criu.config":""}`, "missing": `{"org.criu.config":"/nonexistent/x"}`} {
 		dir := t.TempDir()

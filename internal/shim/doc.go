@@ -12,11 +12,11 @@
 //	       ◀──pid 42── ◀── runc is done ◀─────────────── CRIU ends
 //
 // The script is that of package criu. Its verdict's pipe has one writer, the shim: when the shim dies, the script reads end-of-file, and
-// CRIU takes back what it did. A configuration of CRIU that the container's specification names is kept, action scripts included:
-// CRIU calls the shim's first.
+// CRIU takes back what it did. A configuration of CRIU that the container's specification names is kept, action scripts included.
 //
 // A restore is held when the namespaces exist and nothing in them, if the runtime makes the container a network namespace, which
-// somebody has to fill; else when everything is restored but does not run yet.
+// somebody has to fill; else when everything is restored but does not run yet. CRIU calls the script that is configured last first: there other
+// scripts come before the shim's, and can prepare the namespace, here after it.
 //
 // While a restore is held, or goes on after it was let go, the first process, CRIU and runc are watched: CRIU would wait for ever for a
 // process that was killed, and without CRIU processes run on by themselves. What a restore that was cut off leaves, is taken away,

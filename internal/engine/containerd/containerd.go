@@ -1,7 +1,7 @@
 // Package containerd is the migration engine for containerd and runc.
 //
 // New connects to a daemon; the Engine then does what package engine asks of one. Containers are those of one containerd
-// namespace, made by nerdctl, ctr or any other client, and run by io.containerd.runc.v2 on a snapshotter that keeps the
+// namespace, made by nerdctl, ctr or any other client, and run by io.containerd.runc.v2, or our shim, on a snapshotter that keeps the
 // RW layer in an overlay upper directory.
 //
 // Where things lie:
