@@ -34,6 +34,7 @@ func (d *dock) runRedis(t *testing.T, a *testbed.Host, name, addr string, flags 
 	dockerRun(t, d, a, name, append(args, "testbed/redis:latest")...)
 	r.writer = start(t, d.bed.Host("c"), "sh", "-c", `until redis-cli -h "$1" ping >/dev/null 2>&1; do sleep 0.05; done
 		exec workload rediswrite --addr "$1:6379" --log "$2" --duration 0 --timeout 60s`, "sh", addr, r.log)
+	eventually(t, soon, "redis answers", r.ping)
 	eventually(t, soon, "redis has keys", func() bool { return len(r.keys(t)) >= 3 })
 	return r
 }
