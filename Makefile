@@ -1,6 +1,8 @@
 # Every target installs what it needs first (scripts/deps.sh), or says in one line what is missing.
 
 BINARY  := build/bin/migrate
+SHIM    := build/bin/containerd-shim-migrate-v1
+PREFIX  ?= /usr/local
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 COMMIT  ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X migrate/internal/cli.version=$(VERSION) -X migrate/internal/cli.commit=$(COMMIT)
@@ -23,7 +25,7 @@ REPEAT      ?= 1
 MATRIXFLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo docker-demo test build lint fuzz bench torture matrix clean deps root go
+.PHONY: help demo docker-demo test build install-shim lint fuzz bench torture matrix clean deps root go
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r t d; do printf '  make %-11s %s\n' "$$t" "$$d"; done
@@ -32,16 +34,22 @@ demo: root deps build ## move a redis between two hosts on this machine while it
 	@mkdir -p build/bin && $(GO) build -o build/bin/demo ./scripts/demo
 	@build/bin/demo --binary $(BINARY)
 
-docker-demo: root deps build ## the same with Docker 26.1, on every kind of network, and with 28.5, as far as it can (needs root)
+docker-demo: root deps build ## the same with Docker 26.1, and with 28.5 and the shim, on every kind of network (needs root)
 	@mkdir -p build/bin && $(GO) build -o build/bin/demo ./scripts/demo
 	@build/bin/demo --binary $(BINARY) --docker 26.1
-	@build/bin/demo --binary $(BINARY) --docker 28.5
+	@build/bin/demo --binary $(BINARY) --docker 28.5+shim --shim $(SHIM)
 
 test: root deps lint ## run all tests, with the race detector, two-host tests included (needs root)
 	@$(GO) run ./scripts/testsummary -race -count=1 -timeout=40m $(TESTFLAGS) $(PKG)
 
-build: go ## build the program to build/bin/migrate, linked statically
+build: go ## build the program and the shim to build/bin, linked statically
 	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BINARY) .
+	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $(SHIM) ./cmd/containerd-shim-migrate-v1
+
+install-shim: root build ## put the shim in the place of containerd's, which Docker from 28 on needs to take in containers on its networks (needs root)
+	@install -D -m 755 $(SHIM) $(PREFIX)/bin/containerd-shim-migrate-v1
+	@ln -sfn containerd-shim-migrate-v1 $(PREFIX)/bin/containerd-shim-runc-v2
+	@echo 'installed: restart containerd, which finds it where $(PREFIX)/bin is before /usr/bin in its PATH (systemctl restart containerd; containers run on)'
 
 lint: go ## check formatting, go vet, staticcheck
 	@scripts/lint.sh

@@ -46,6 +46,13 @@ func CheckHost(ctx context.Context, eng engine.Source) (*CheckReport, error) {
 	rep := &CheckReport{Version: CheckVersion, Host: *host}
 	rep.TookMS = milliseconds(begin)
 	rep.Add(nil, preflight.JudgeHost(host, preflight.Source)...)
+	way, err := eng.RestoreWay(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("ask the engine about this host: %w", err)
+	}
+	if way != "" {
+		rep.Add(nil, preflight.New("restore-way", preflight.Source, preflight.Thing{}, way))
+	}
 	return rep, nil
 }
 

@@ -95,6 +95,13 @@ func (e *examination) run(ctx context.Context) error {
 	if e.info.CRIU != "" && e.info.Runtime != "" {
 		e.free(ctx)
 	}
+	way, err := e.eng.RestoreWay(ctx)
+	if err != nil {
+		return err
+	}
+	if way != "" {
+		e.add("restore-way", preflight.Thing{}, way)
+	}
 	return e.space()
 }
 

@@ -295,16 +295,32 @@ func (r *receiver) attachPackets(netns string, neighbours []network.Neighbour) {
 	r.packets.attach(netns, neighbours)
 }
 
-// lockManaged locks the network that the engine has just given to the init process that is being restored. No socket is there
-// yet; a peer that sent something in the moment before was not answered by anybody but the kernel.
+// lockManaged locks the network namespace of the init process that is being restored. The engine has just filled it, or will do so before
+// the processes exist: it is as the engine's runtime has it. No socket is there yet; where it is filled, a peer that sent something in the moment before was
+// not answered by anybody but the kernel.
 func (r *receiver) lockManaged(init int) (err error) {
 	netns := fmt.Sprintf("/proc/%d/ns/net", init)
 	if r.lock, err = network.Prelock(netns); err != nil {
 		return err
 	}
 	r.push("let go of the network lock", func(context.Context) error { return r.lock.Close() })
+	interfaces, err := network.Interfaces(netns)
+	if err != nil {
+		return err
+	}
+	if len(interfaces) == 0 {
+		r.unfilled = netns
+		return nil
+	}
 	r.attachPackets(netns, r.frozen.Neighbours)
 	return nil
+}
+
+// attachFilled does for a namespace that was locked empty what is left to do.
+func (r *receiver) attachFilled() {
+	if r.unfilled != "" {
+		r.attachPackets(r.unfilled, r.frozen.Neighbours)
+	}
 }
 
 // prepareTask is called when a round of the frozen container was applied. Nothing has looked into the mounted root file

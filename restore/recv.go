@@ -70,20 +70,21 @@ type receiver struct {
 	m     *handover.Machine
 	offer proto.OfferMsg
 
-	c       *engine.Container // as it will be registered here
-	spec    json.RawMessage   // with this migration's annotation
-	confAt  string            // CRIU's configuration, as the annotation names it
-	upper   string
-	stage   *criu.Stage
-	hook    *criu.Hook
-	netns   string // of a container with a network of its own, once it is there
-	lock    *network.Lock
-	packets *packets // nil unless the container has a network of its own
-	streams *streams
-	memory  *memory // unless it is proto.ModeStop
-	volumes []*volume
-	resumed time.Time
-	frozen  proto.FrozenMsg
+	c        *engine.Container // as it will be registered here
+	spec     json.RawMessage   // with this migration's annotation
+	confAt   string            // CRIU's configuration, as the annotation names it
+	upper    string
+	stage    *criu.Stage
+	hook     *criu.Hook
+	netns    string // of a container with a network of its own, once it is there
+	unfilled string // the same while there is nothing in it
+	lock     *network.Lock
+	packets  *packets // nil unless the container has a network of its own
+	streams  *streams
+	memory   *memory // unless it is proto.ModeStop
+	volumes  []*volume
+	resumed  time.Time
+	frozen   proto.FrozenMsg
 
 	fetching *fetching // nil unless memory is still at the source; under the lock of streams until the container runs
 

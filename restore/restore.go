@@ -162,6 +162,7 @@ func (r *receiver) awaitHeld(ctx context.Context) (criu.Event, error) {
 			}
 			switch ev.Action {
 			case criu.ActionPostRestore:
+				r.attachFilled()
 				return ev, nil
 			case criu.ActionSetupNamespaces:
 				if err := r.lockManaged(ev.Pid); err != nil {

@@ -19,7 +19,12 @@ const (
 	DockerNone Docker = ""
 	Docker26   Docker = "26.1" // of Debian 13, with CRIU of the release after it
 	Docker28   Docker = "28.5" // of the release that hosts have otherwise
+
+	Docker28Shim Docker = "28.5+shim" // the same, with the shim of this project in the place of containerd's
 )
+
+// StockShim is the name of the program in whose place the shim is. Options.Binaries may give another one than what is built.
+const StockShim = "containerd-shim-runc-v2"
 
 // dockerDaemon is the name of Docker's daemon.
 const dockerDaemon = "dockerd"
@@ -30,10 +35,10 @@ const DockerNetwork = "mt"
 
 func (d Docker) check() error {
 	switch d {
-	case DockerNone, Docker26, Docker28:
+	case DockerNone, Docker26, Docker28, Docker28Shim:
 		return nil
 	}
-	return fmt.Errorf("docker %q: known are %s and %s", string(d), Docker26, Docker28)
+	return fmt.Errorf("docker %q: known are %s, %s and %s", string(d), Docker26, Docker28, Docker28Shim)
 }
 
 // root is what the hosts' trees consist of.
@@ -41,7 +46,7 @@ func (o Options) root() rootfs.Spec {
 	switch o.Docker {
 	case Docker26:
 		return rootfs.Docker26(preloadSource, o.Packages...)
-	case Docker28:
+	case Docker28, Docker28Shim:
 		return rootfs.Default(preloadSource, append(rootfs.DockerPackages, o.Packages...)...)
 	}
 	return rootfs.Default(preloadSource, o.Packages...)
@@ -53,6 +58,21 @@ func (d Docker) containerdConfig() string {
 		return strings.Replace(containerdConfig, "version = 3", "version = 2", 1)
 	}
 	return containerdConfig
+}
+
+// withShim adds the shim to what hosts get, where they are to have it; done removes what was built.
+func (o Options) withShim(ctx context.Context) (_ Options, done func(), err error) {
+	if o.Docker != Docker28Shim || o.Binaries[StockShim] != "" {
+		return o, func() {}, nil
+	}
+	path, done, err := buildProgram(ctx, "shim", "migrate/cmd/containerd-shim-migrate-v1")
+	if err != nil {
+		return o, nil, err
+	}
+	binaries := map[string]string{StockShim: path}
+	maps.Copy(binaries, o.Binaries)
+	o.Binaries = binaries
+	return o, done, nil
 }
 
 // dockerConfig has what restores need: checkpoints are an experimental feature.

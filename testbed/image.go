@@ -138,17 +138,21 @@ func describe(ctx context.Context, name, workload string) (image images.Image, d
 
 // buildWorkload compiles the test program; done removes it.
 func buildWorkload(ctx context.Context) (path string, done func(), err error) {
-	dir, err := os.MkdirTemp("", "migrate-testbed-workload-")
+	return buildProgram(ctx, "workload", "migrate/testbed/cmd/workload")
+}
+
+// buildProgram compiles a program of this project; done removes it.
+func buildProgram(ctx context.Context, name, pkg string) (path string, done func(), err error) {
+	dir, err := os.MkdirTemp("", "migrate-testbed-"+name+"-")
 	if err != nil {
 		return "", nil, err
 	}
-	path = filepath.Join(dir, "workload")
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-o", path, "migrate/testbed/cmd/workload")
+	path = filepath.Join(dir, name)
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-o", path, pkg)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		_ = os.RemoveAll(dir)
-		return "", nil, fmt.Errorf("compile the test program (run this inside the project, or give the compiled one): %w: %s",
-			err, strings.TrimSpace(string(out)))
+		return "", nil, fmt.Errorf("compile %s (run this inside the project, or give the compiled one): %w: %s", pkg, err, strings.TrimSpace(string(out)))
 	}
 	return path, func() { _ = os.RemoveAll(dir) }, nil
 }

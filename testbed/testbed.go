@@ -47,6 +47,11 @@ func Up(ctx context.Context, options Options) (*Testbed, error) {
 	if err != nil {
 		return nil, err
 	}
+	options, done, err := options.withShim(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done() // hosts have copies
 	at := place{options.Name}
 	unlock, err := lockDir(ctx, at.run())
 	if err != nil {

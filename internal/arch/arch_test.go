@@ -49,6 +49,14 @@ var rules = []rule{
 		reason: "it is the vocabulary of agents and engines, and plain",
 	},
 	{
+		from: []string{"migrate/...", "restore/...", "internal/cli/...", "internal/engine/..."}, not: []string{"internal/shim/..."}, except: []string{"internal/shim/sign"},
+		reason: "the shim is a program of its own, and large",
+	},
+	{
+		from: []string{"internal/shim/..."}, not: []string{"internal/engine/...", "migrate/...", "restore/..."},
+		reason: "the shim knows of no migration",
+	},
+	{
 		from: []string{"transfer/...", "layers/..."}, not: []string{"internal/...", "migrate/...", "restore/...", "testbed/..."}, except: []string{"layers/layertest"},
 		reason: "sessions and streams know nothing of containers, CRIU or engines, so that they can be tested, fuzzed and used alone",
 	},

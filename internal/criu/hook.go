@@ -37,6 +37,7 @@ type Hook struct {
 type Event struct {
 	Action string
 	Pid    int // of the container's init, 0 when CRIU did not say
+	CRIU   int // the process that called the script
 }
 
 // The verdict's FIFO is opened both ways first, which never blocks, and the writing end let go: whenever the agent dies, also
@@ -47,12 +48,12 @@ case "$CRTOOLS_SCRIPT_ACTION" in
 %s)
 	exec 3<>verdict 4<verdict 3>&- || exit 1
 	kill -0 %d 2>/dev/null || exit 1
-	echo "$CRTOOLS_SCRIPT_ACTION ${CRTOOLS_INIT_PID:-0}" 1<>said || exit 1
+	echo "$CRTOOLS_SCRIPT_ACTION ${CRTOOLS_INIT_PID:-0} $PPID" 1<>said || exit 1
 	read -r verdict <&4 || exit 1
 	[ "$verdict" = go ]
 	;;
 pre-dump | post-dump | post-restore | post-resume)
-	echo "$CRTOOLS_SCRIPT_ACTION ${CRTOOLS_INIT_PID:-0}" 1<>said
+	echo "$CRTOOLS_SCRIPT_ACTION ${CRTOOLS_INIT_PID:-0} $PPID" 1<>said
 	;;
 esac
 `
@@ -100,10 +101,19 @@ func (h *Hook) listen() {
 	defer close(h.events)
 	sc := bufio.NewScanner(h.said)
 	for sc.Scan() {
-		action, pid, _ := strings.Cut(sc.Text(), " ")
-		n, _ := strconv.Atoi(pid)
-		h.events <- Event{Action: action, Pid: n}
+		h.events <- parseEvent(sc.Text())
 	}
+}
+
+// parseEvent reads what the script says: the action and two pids.
+func parseEvent(line string) Event {
+	ev, fields := Event{}, strings.Fields(line)
+	if len(fields) == 3 {
+		ev.Action = fields[0]
+		ev.Pid, _ = strconv.Atoi(fields[1])
+		ev.CRIU, _ = strconv.Atoi(fields[2])
+	}
+	return ev
 }
 
 // Wait returns at the next call for action, or when ctx ends, or ErrHookClosed.

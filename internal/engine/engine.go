@@ -213,6 +213,8 @@ type Checkpoint struct {
 // Source is what a source agent needs.
 type Source interface {
 	Info(ctx context.Context) (Info, error)
+	// RestoreWay says in a sentence how containers are restored on this host, "" where it is the same on every host.
+	RestoreWay(ctx context.Context) (string, error)
 	// Inspect describes a container. ErrNotFound, ErrNotRunning and ErrPaused name why it cannot be moved; a
 	// paused container is refused since its owner stopped it for a reason.
 	Inspect(ctx context.Context, id string) (*Container, *Handles, error)
@@ -254,6 +256,7 @@ type Shielder interface {
 // Destination is what a destination agent needs.
 type Destination interface {
 	Info(ctx context.Context) (Info, error)
+	RestoreWay(ctx context.Context) (string, error)
 	// CheckFree returns ErrExists when a container, snapshot or address that c needs is taken, or another error
 	// when this host cannot run c (unknown network, runtime or snapshotter); each says what to do about it.
 	CheckFree(ctx context.Context, c *Container) error

@@ -275,6 +275,7 @@ var kinds = []Kind{
 	{Code: "write-tracking", Severity: Note, Reason: "this kernel cannot tell which memory was written (userfaultfd, Linux 6.7): contents are compared instead, which costs downtime", Remedy: "use Linux 6.7 or newer"},
 	{Code: "kernel-older", Severity: Note, Reason: "the destination's kernel is older than the source's: what only the newer one has cannot be restored", Remedy: "use the same kernel on both hosts"},
 	{Code: "tool-older", Severity: Note, Reason: "the destination's tools are older than the source's", Remedy: "use the same versions on both hosts"},
+	{Code: "restore-way", Severity: Note, Reason: "how containers are restored depends on the engine's version and its shim", Remedy: "see docs/DOCKER.md"},
 	{Code: "arch", Severity: Blocks, Reason: "the two hosts have different architectures", Remedy: "choose a destination of the same architecture"},
 	{
 		Code: "cpu-features", Severity: Blocks, Reason: "the destination's CPU lacks what the source's has, and what programs may have chosen to use",

@@ -20,11 +20,17 @@ type dockerDemo struct {
 	c      *checks
 }
 
-// kinds are networks of Docker, each with what migrate send has to be told.
-var kinds = map[testbed.Docker][]struct{ network, flag string }{
-	testbed.Docker26: {{"bridge", "--tcp=close"}, {"none", ""}, {"host", ""}, {"container:owner", ""}},
-	testbed.Docker28: {{"host", ""}, {"container:owner", ""}},
-}
+// kind is a network of Docker, with what migrate send has to be told.
+type kind struct{ network, flag string }
+
+var (
+	anyKind = []kind{{"bridge", "--tcp=close"}, {"none", ""}, {"host", ""}, {"container:owner", ""}}
+
+	// kinds are those that a version can restore.
+	kinds = map[testbed.Docker][]kind{
+		testbed.Docker26: anyKind, testbed.Docker28Shim: anyKind, testbed.Docker28: {{"host", ""}, {"container:owner", ""}},
+	}
+)
 
 // refused are networks that the version cannot restore.
 var refused = map[testbed.Docker][]string{testbed.Docker28: {"bridge", testbed.DockerNetwork, "none"}}
@@ -34,7 +40,7 @@ func (d *dockerDemo) run(ctx context.Context) error {
 		return err
 	}
 	defer d.stopAgents()
-	if d.docker == testbed.Docker26 {
+	if d.docker != testbed.Docker28 {
 		if err := d.thereAndBack(ctx); err != nil {
 			return err
 		}

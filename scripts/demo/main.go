@@ -4,6 +4,7 @@
 //
 //	go run ./scripts/demo --binary build/bin/migrate
 //	go run ./scripts/demo --binary build/bin/migrate --docker 26.1
+//	go run ./scripts/demo --binary build/bin/migrate --docker 28.5+shim --shim build/bin/containerd-shim-migrate-v1
 //
 // The hosts: a has the container at first and b takes it in; the client runs on c. Only a has the image.
 package main
@@ -35,10 +36,11 @@ func main() {
 	}
 	binary := flag.String("binary", "build/bin/migrate", "the program to show")
 	link := flag.String("link", "none", "rate of each host's link, such as 1gbit")
-	docker := flag.String("docker", "", "show it with Docker of a generation: 26.1 or 28.5")
+	docker := flag.String("docker", "", "show it with Docker of a generation: 26.1, 28.5, or 28.5+shim")
+	shim := flag.String("shim", "build/bin/containerd-shim-migrate-v1", "the shim of 28.5+shim")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	err := run(ctx, *binary, *link, testbed.Docker(*docker))
+	err := run(ctx, programs{*binary, *shim}, *link, testbed.Docker(*docker))
 	stop()
 	if err != nil {
 		if errors.Is(err, context.Canceled) {
@@ -49,13 +51,16 @@ func main() {
 	}
 }
 
+// programs are what the hosts are to show.
+type programs struct{ migrate, shim string }
+
 // run brings the hosts up, shows the job, and takes the hosts down whatever happens.
-func run(ctx context.Context, binary, link string, docker testbed.Docker) (err error) {
+func run(ctx context.Context, p programs, link string, docker testbed.Docker) (err error) {
 	if os.Geteuid() != 0 {
 		return errors.New("it makes namespaces and networks and needs root: run it with sudo, or as root")
 	}
 	say("bringing up three hosts a, b and c (the first time their Debian is built, which takes a minute or two)")
-	bed, done, err := raise(ctx, binary, link, docker)
+	bed, done, err := raise(ctx, p, link, docker)
 	if err != nil {
 		return err
 	}
@@ -82,10 +87,7 @@ func run(ctx context.Context, binary, link string, docker testbed.Docker) (err e
 }
 
 // raise makes the testbed. done takes it away and complains if something of it is left.
-func raise(ctx context.Context, binary, link string, docker testbed.Docker) (bed *testbed.Testbed, done func() error, err error) {
-	if binary, err = filepath.Abs(binary); err != nil {
-		return nil, nil, err
-	}
+func raise(ctx context.Context, p programs, link string, docker testbed.Docker) (bed *testbed.Testbed, done func() error, err error) {
 	dir, err := os.MkdirTemp("", "migrate-demo-")
 	if err != nil {
 		return nil, nil, err
@@ -95,9 +97,12 @@ func raise(ctx context.Context, binary, link string, docker testbed.Docker) (bed
 	if err := buildWorkload(ctx, workload); err != nil {
 		return nil, nil, err
 	}
+	binaries := map[string]string{"migrate": p.migrate, "workload": workload}
+	if docker == testbed.Docker28Shim {
+		binaries[testbed.StockShim] = p.shim
+	}
 	bed, err = testbed.Up(ctx, testbed.Options{
-		Name: bedName, Hosts: []string{"a", "b", "c"}, Link: link, Docker: docker, Replace: true,
-		Binaries: map[string]string{"migrate": binary, "workload": workload},
+		Name: bedName, Hosts: []string{"a", "b", "c"}, Link: link, Docker: docker, Replace: true, Binaries: binaries,
 	})
 	if err != nil {
 		return nil, nil, fmt.Errorf("bring up the hosts: %w", err)

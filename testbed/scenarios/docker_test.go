@@ -17,6 +17,7 @@ import (
 
 // redisDock is a redis in Docker with a client on the segment.
 type redisDock struct {
+	d          *dock
 	name, addr string
 	writer     *process
 	log        string
@@ -25,18 +26,24 @@ type redisDock struct {
 // runRedis starts redis on a, on the network that all hosts share, and a client on c that writes to it.
 func runRedis(t *testing.T, a *testbed.Host, name, addr string, flags ...string) *redisDock {
 	t.Helper()
-	r := &redisDock{name: name, addr: addr, log: "/tmp/acked-" + name}
+	return dock26.runRedis(t, a, name, addr, flags...)
+}
+
+func (d *dock) runRedis(t *testing.T, a *testbed.Host, name, addr string, flags ...string) *redisDock {
+	t.Helper()
+	r := &redisDock{d: d, name: name, addr: addr, log: "/tmp/acked-" + name}
 	args := append([]string{"--network", testbed.DockerNetwork, "--ip", addr}, flags...)
-	dockerRun(t, dock26, a, name, append(args, "testbed/redis:latest")...)
-	r.writer = start(t, dock26.bed.Host("c"), "sh", "-c", `until redis-cli -h "$1" ping >/dev/null 2>&1; do sleep 0.05; done
+	dockerRun(t, d, a, name, append(args, "testbed/redis:latest")...)
+	r.writer = start(t, d.bed.Host("c"), "sh", "-c", `until redis-cli -h "$1" ping >/dev/null 2>&1; do sleep 0.05; done
 		exec workload rediswrite --addr "$1:6379" --log "$2" --duration 0 --timeout 60s`, "sh", addr, r.log)
+	eventually(t, soon, "redis answers", r.ping)
 	eventually(t, soon, "redis has keys", func() bool { return len(r.keys(t)) >= 3 })
 	return r
 }
 
 func (r *redisDock) keys(t *testing.T) string {
 	t.Helper()
-	return run(t, dock26.bed.Host("c"), "redis-cli", "-h", r.addr, "dbsize")
+	return run(t, r.d.bed.Host("c"), "redis-cli", "-h", r.addr, "dbsize")
 }
 
 // goesOn checks that the client's writes still arrive.
@@ -57,7 +64,7 @@ func (r *redisDock) finish(t *testing.T) {
 		t.Fatalf("the writer's report: %v\n%s", err, r.writer.stdout.String())
 	}
 	t.Logf("longest gap %.0f ms, %d writes", wrote.LongestGapMS, wrote.Acknowledged)
-	if out, err := try(dock26.bed.Host("c"), "workload", "redisverify", "--addr", r.addr+":6379", "--log", r.log); err != nil {
+	if out, err := try(r.d.bed.Host("c"), "workload", "redisverify", "--addr", r.addr+":6379", "--log", r.log); err != nil {
 		t.Errorf("redis at the end: %v\n%s", err, out)
 	}
 }
@@ -69,14 +76,19 @@ func (d *dock) address(n int) string {
 // TestDockerRedis moves a redis in Docker with a connected client there and back.
 func TestDockerRedis(t *testing.T) {
 	t.Parallel()
-	a, b := dock26.up(t)
+	testDockerRedis(t, dock26)
+}
+
+func testDockerRedis(t *testing.T, d *dock) {
+	t.Helper()
+	a, b := d.up(t)
 	const name = "dock-redis"
 	t.Cleanup(func() {
-		for _, h := range dock26.bed.Hosts() {
+		for _, h := range d.bed.Hosts() {
 			_, _ = try(h, "docker", "volume", "rm", "dock-redis-data")
 		}
 	})
-	r := runRedis(t, a, name, dock26.address(60), "--restart", "always", "--publish", "16379:6379", "--label", "k=v",
+	r := d.runRedis(t, a, name, d.address(60), "--restart", "always", "--publish", "16379:6379", "--label", "k=v",
 		"--health-cmd", "redis-cli ping", "--health-interval", "1s", "--volume", "dock-redis-data:/keep")
 	first := run(t, a, "docker", "logs", "--timestamps", name)
 	run(t, a, "docker", "exec", "--user", "root", name, "sh", "-c", "echo kept >/keep/file && echo changed >/etc/changed")
@@ -101,7 +113,7 @@ func TestDockerRedis(t *testing.T) {
 			"volume":         {run(t, to, "docker", "exec", name, "cat", "/keep/file"), "kept"},
 			"changed file":   {run(t, to, "docker", "exec", name, "cat", "/etc/changed"), "changed"},
 			"log":            {run(t, to, "docker", "logs", "--timestamps", name), first},
-			"published port": {run(t, dock26.bed.Host("c"), "redis-cli", "-h", to.Addr().String(), "-p", "16379", "ping"), "PONG"},
+			"published port": {run(t, d.bed.Host("c"), "redis-cli", "-h", to.Addr().String(), "-p", "16379", "ping"), "PONG"},
 		} {
 			if pair[0] != pair[1] {
 				t.Errorf("%s at %s is %q, want %q", what, to.Name, pair[0], pair[1])
@@ -117,15 +129,30 @@ func TestDockerRedis(t *testing.T) {
 		from, to = to, from
 	}
 	r.finish(t)
-	// Docker has it as any other
-	run(t, from, "docker", "restart", name)
-	eventually(t, soon, "redis answers after a restart", func() bool { return dockerPing(r.addr) })
-	run(t, from, "sh", "-c", `kill -9 "$(docker inspect --format '{{.State.Pid}}' "$1")"`, "sh", name)
-	eventually(t, soon, "Docker starts it again when it dies", func() bool { return dockerPing(r.addr) })
+	r.asAnyOther(t, from)
 }
 
-func dockerPing(addr string) bool {
-	out, err := try(dock26.bed.Host("c"), "redis-cli", "-h", addr, "ping")
+// asAnyOther checks that Docker has the container as any other, once it has moved.
+func (r *redisDock) asAnyOther(t *testing.T, h *testbed.Host) {
+	t.Helper()
+	if n := len(lines(run(t, h, "docker", "top", r.name))); n < 2 {
+		t.Errorf("docker top lists %d lines", n)
+	}
+	if use := run(t, h, "docker", "stats", "--no-stream", "--format", "{{.PIDs}} {{.MemUsage}}", r.name); strings.HasPrefix(use, "0 0B") || strings.HasPrefix(use, "--") {
+		t.Errorf("docker stats says %q", use)
+	}
+	run(t, h, "docker", "restart", r.name)
+	eventually(t, soon, "redis answers after a restart", r.ping)
+	run(t, h, "sh", "-c", `kill -9 "$(docker inspect --format '{{.State.Pid}}' "$1")"`, "sh", r.name)
+	eventually(t, soon, "Docker starts it again when it dies", r.ping)
+	run(t, h, "docker", "stop", r.name)
+	run(t, h, "docker", "start", r.name)
+	eventually(t, soon, "redis answers after stop and start", r.ping)
+	run(t, h, "docker", "rm", "--force", r.name)
+}
+
+func (r *redisDock) ping() bool {
+	out, err := try(r.d.bed.Host("c"), "redis-cli", "-h", r.addr, "ping")
 	return err == nil && out == "PONG"
 }
 
@@ -159,7 +186,12 @@ func TestDockerFails(t *testing.T) {
 // TestDockerNetworks moves containers of every kind of network on 26.1.
 func TestDockerNetworks(t *testing.T) {
 	t.Parallel()
-	a, b := dock26.up(t)
+	testDockerNetworks(t, dock26)
+}
+
+func testDockerNetworks(t *testing.T, d *dock) {
+	t.Helper()
+	a, b := d.up(t)
 	to := startAgent(t, b)
 	for name, c := range map[string]struct{ run, send []string }{
 		"dock-bridge": {[]string{"--publish", "17000:7000"}, []string{"--tcp", "close"}},
@@ -169,11 +201,11 @@ func TestDockerNetworks(t *testing.T) {
 		"dock-tty":    {[]string{"--tty", "--interactive"}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			dockerRun(t, dock26, a, name, append(c.run, "testbed/tools:latest", "workload", "server", "--listen=", "--memory-mib", "4")...)
+			dockerRun(t, d, a, name, append(c.run, "testbed/tools:latest", "workload", "server", "--listen=", "--memory-mib", "4")...)
 			checkDockerMove(t, name, a, b, to, c.send...)
 		})
 	}
-	t.Run("joined", func(t *testing.T) { testDockerJoined(t, dock26, a, b, to) })
+	t.Run("joined", func(t *testing.T) { testDockerJoined(t, d, a, b, to) })
 }
 
 // checkDockerMove moves a container of the test program, which checks its own memory, and looks whether it goes on.
@@ -279,7 +311,7 @@ func TestDocker28(t *testing.T) {
 // suiteLimit bounds the engine's suite, several of which run beside everything else.
 const suiteLimit = 8 * time.Minute
 
-// TestDockerInsideAHost runs the engine's conformance suite on hosts of both generations.
+// TestDockerInsideAHost runs the engine's conformance suite on hosts of every kind.
 func TestDockerInsideAHost(t *testing.T) {
 	t.Parallel()
 	binary := filepath.Join(t.TempDir(), "inhost-docker")
@@ -288,7 +320,7 @@ func TestDockerInsideAHost(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the tests of the engine: %v\n%s", err, out)
 	}
-	for _, d := range allDocks {
+	for _, d := range []*dock{dock26, dock28, dock28shim, stores26, stores28} {
 		t.Run(d.name, func(t *testing.T) {
 			t.Parallel()
 			d.up(t)

@@ -38,7 +38,9 @@ var (
 	stores26 = &dock{generation: testbed.Docker26, name: bedName + "-s26", hosts: []string{"a", "b", "c"}, inContainerd: []string{"b", "c"}, imagesAt: []string{"a"}}
 	stores28 = &dock{generation: testbed.Docker28, name: bedName + "-s28", hosts: []string{"a", "b"}, inContainerd: []string{"b"}, imagesAt: []string{"a"}}
 
-	allDocks = []*dock{dock26, dock28, dockCrash, stores26, stores28}
+	dock28shim = &dock{generation: testbed.Docker28Shim, name: bedName + "-d28s", hosts: []string{"a", "b", "c", "d"}}
+
+	allDocks = []*dock{dock26, dock28, dock28shim, dockCrash, stores26, stores28}
 )
 
 // up returns the hosts.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/containerd/errdefs"
 
@@ -46,11 +45,11 @@ func (e *Engine) checkTools(ctx context.Context, _ *engine.Container) error {
 
 // checkRuntime asks containerd for the shim and the snapshotter. A peer's runtime options must be ones it may choose.
 func (e *Engine) checkRuntime(ctx context.Context, c *engine.Container) error {
-	if !strings.HasPrefix(c.Runtime, runtimePrefix) {
+	if !restores(c.Runtime) {
 		return fmt.Errorf("runtime %q: %w: only %sv2 restores", c.Runtime, engine.ErrUnsupported, runtimePrefix)
 	}
-	if _, err := e.client.RuntimeInfo(ctx, c.Runtime, nil); err != nil && !errdefs.IsNotImplemented(err) {
-		return fmt.Errorf("runtime %q does not answer on this host: install its shim where containerd finds it: %w", c.Runtime, err)
+	if _, err := e.askRuntime(ctx, c.Runtime); err != nil {
+		return err
 	}
 	if _, err := safeRuntimeOptions(c.RuntimeOpts); err != nil {
 		return err

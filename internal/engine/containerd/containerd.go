@@ -1,7 +1,7 @@
 // Package containerd is the migration engine for containerd and runc.
 //
 // New connects to a daemon; the Engine then does what package engine asks of one. Containers are those of one containerd
-// namespace, made by nerdctl, ctr or any other client, and run by io.containerd.runc.v2 on a snapshotter that keeps the
+// namespace, made by nerdctl, ctr or any other client, and run by io.containerd.runc.v2, or our shim, on a snapshotter that keeps the
 // RW layer in an overlay upper directory.
 //
 // Where things lie:
@@ -12,7 +12,7 @@
 //	inspect.go     a container as a portable description; status.go, snapshot.go, image.go and network.go help
 //	handles.go     what a dump needs; runc.go and cgroup.go help
 //	pause.go lock.go retire.go unnamed.go              the rest of the source
-//	check.go ingest.go prepare.go netns.go register.go task.go stdio.go adopt.go   the destination, in its order
+//	check.go ingest.go prepare.go netns.go register.go task.go runtime.go stdio.go adopt.go   the destination, in its order
 //
 // A call that asks containerd anything has a time limit of its own. The two that take as long as the content they move
 // are bounded by the caller's context: IngestBlob and StartTask.
@@ -111,6 +111,7 @@ type Engine struct {
 
 	baseline func() (*cni.Baseline, error) // made once, when first asked for
 	netns    heldNamespaces
+	shims    shims
 }
 
 var _ engine.Engine = (*Engine)(nil)

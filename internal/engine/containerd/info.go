@@ -40,3 +40,6 @@ func (e *Engine) defaultSnapshotter(ctx context.Context) string {
 	}
 	return name
 }
+
+// RestoreWay implements engine.Engine.
+func (e *Engine) RestoreWay(context.Context) (string, error) { return "", nil }

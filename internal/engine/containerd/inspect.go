@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"strings"
 
 	taskapi "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/core/containers"
@@ -74,7 +73,7 @@ func (e *Engine) load(ctx context.Context, id string) (*subject, error) {
 func (e *Engine) checkKind(s *subject) error {
 	r := s.record
 	switch {
-	case !strings.HasPrefix(r.Runtime.Name, runtimePrefix):
+	case !restores(r.Runtime.Name):
 		return fmt.Errorf("%s runs under %s: %w: only %sv2 can be moved", e.what(r.ID), r.Runtime.Name, engine.ErrUnsupported, runtimePrefix)
 	case r.SandboxID != "":
 		return fmt.Errorf("%s belongs to the sandbox %s: %w: pods are moved by their orchestrator", e.what(r.ID), r.SandboxID, engine.ErrUnsupported)

@@ -40,7 +40,7 @@ func (e *Engine) PrepareTask(ctx context.Context, c *engine.Container, cp engine
 		}
 		return err
 	})
-	if err := e.newTask(ctx, container, cp, streams); err != nil {
+	if err := e.createTask(ctx, container, c.Runtime, cp, streams); err != nil {
 		err = fmt.Errorf("prepare the task of %s: %w", e.what(c.ID), err)
 		return nil, errors.Join(err, undo(context.WithoutCancel(ctx)))
 	}
@@ -57,6 +57,7 @@ func (e *Engine) newTask(ctx context.Context, c client.Container, cp engine.Chec
 // dropTask finds runc's state at the usual place: safeRuntimeOptions lets nobody choose another.
 func (e *Engine) dropTask(id string) engine.Undo {
 	return func(ctx context.Context) error {
+		e.takeWaiting(id)
 		if err := e.removeTask(ctx, id, e.runtimeRoot(&options.Options{})); err != nil {
 			return err
 		}
@@ -64,10 +65,13 @@ func (e *Engine) dropTask(id string) engine.Undo {
 	}
 }
 
-// StartTask implements engine.Engine. When ctx ends it returns at once. The shim then kills runc, but not CRIU, which
+// StartTask implements engine.Engine. With a shim that restores in create, the task is created first. When ctx ends it returns at once. The shim then kills runc, but not CRIU, which
 // goes on with the restore: the caller makes its hook fail before it runs the undo of PrepareTask, which tidies up.
 func (e *Engine) StartTask(ctx context.Context, c *engine.Container) (int, error) {
 	began := time.Now()
+	if err := e.createWaiting(e.unlimited(ctx), c.ID); err != nil {
+		return 0, err
+	}
 	resp, err := e.client.TaskService().Start(e.unlimited(ctx), &tasks.StartRequest{ContainerID: c.ID})
 	if err != nil {
 		return 0, fmt.Errorf("start %s from its checkpoint: %w", e.what(c.ID), errgrpc.ToNative(err))

@@ -11,7 +11,6 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/system"
-	"github.com/moby/moby/client"
 
 	"migrate/internal/engine"
 	"migrate/internal/engine/local"
@@ -79,50 +78,17 @@ func (e *Engine) checkDaemon(ctx context.Context, info system.Info, c *engine.Co
 	if c.Network.Mode != engine.NetworkManaged && c.Network.Mode != engine.NetworkNone {
 		return nil
 	}
-	ok, err := e.fillsNamespaces(ctx, info)
-	if err != nil || ok {
+	w, err := e.way(ctx, info)
+	if err != nil || w != joinedOnly {
 		return err
 	}
-	return unfit("use Docker before 28 at the destination; or give the container the host's network (--network host), or that of a container that runs there (--network container:NAME)",
+	return unfit("put containerd-shim-migrate-v1 in the place of the stock shim at the destination (docs/DOCKER.md), or use Docker before 28 there; or give the container the host's network (--network host), or that of a container that runs there (--network container:NAME)",
 		"Docker %s cannot restore a container into a network namespace that the runtime makes: it looks for the namespace before there is a process", info.ServerVersion)
 }
 
 // unfit is a refusal of what cannot be moved, or not here, with what to do about it.
 func unfit(remedy, format string, args ...any) error {
 	return &engine.Advice{Err: fmt.Errorf("%s: %w", fmt.Sprintf(format, args...), engine.ErrUnsupported), Remedy: remedy}
-}
-
-// lastGood is the last version of the daemon whose runtime hook gives it the namespace of a container that is being restored.
-const lastGood = 27
-
-// fillsNamespaces looks whether the daemon attaches containers by a hook of the runtime, which restores call too. Daemons that do
-// not, attach them when the runtime has told the pid, and a restore has none by then. Without a container to look at, the version
-// has to tell.
-func (e *Engine) fillsNamespaces(ctx context.Context, info system.Info) (bool, error) {
-	cctx, cancel := e.call(ctx, callLimit)
-	defer cancel()
-	all, err := e.api.ContainerList(cctx, client.ContainerListOptions{})
-	if err != nil {
-		return false, fmt.Errorf("list containers: %w", err)
-	}
-	for _, other := range all.Items {
-		mode := container.NetworkMode(other.HostConfig.NetworkMode)
-		if mode.IsHost() || mode.IsContainer() {
-			continue
-		}
-		state, err := local.ReadRuncState(e.runtimeRoot(), other.ID)
-		if err != nil {
-			continue // it may just have ended
-		}
-		if s, err := readSpec(state.Bundle()); err == nil {
-			return hasSetKey(s), nil
-		}
-	}
-	v, err := local.ParseVersion(info.ServerVersion)
-	if err != nil {
-		return false, fmt.Errorf("version of Docker: %w", err)
-	}
-	return v.Major <= lastGood, nil
 }
 
 func (e *Engine) checkName(ctx context.Context, name string) error {

@@ -16,6 +16,7 @@
 //	store.go    images and RW layers, which are the daemon's own (image.go) or in containerd (snapshots.go)
 //	handles.go  what a dump needs
 //	pause.go lock.go shield.go retire.go                    the rest of the source
+//	way.go      how this daemon restores, and which networks that bars
 //	check.go ingest.go load.go create.go safe.go task.go unpacked.go adopt.go discard.go   the destination
 //	beside.go   what is done of a container while the daemon is away, or has forgotten it
 //

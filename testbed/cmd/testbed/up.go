@@ -18,7 +18,7 @@ func upCommand() *cli.Command {
 			&cli.StringFlag{Name: "hosts", Value: "a,b,c", Usage: "names of the hosts"},
 			&cli.StringFlag{Name: "link", Value: "none", Usage: "rate of each host's link: none, 100mbit, 1gbit, 10gbit, or any other"},
 			&cli.StringSliceFlag{Name: "package", Usage: "further Debian package for the hosts"},
-			&cli.StringFlag{Name: "docker", Usage: "generation of Docker for the hosts: 26.1, 28.5"},
+			&cli.StringFlag{Name: "docker", Usage: "generation of Docker for the hosts: 26.1, 28.5, 28.5+shim"},
 			&cli.StringSliceFlag{Name: "in-containerd", Usage: "`HOST` whose Docker keeps images in containerd"},
 			&cli.StringSliceFlag{Name: "image", Usage: "image to import into every host: " + strings.Join(testbed.ImageNames(), ", ")},
 			&cli.StringSliceFlag{Name: "binary", Usage: "`NAME=FILE` to copy to /usr/local/bin of every host"},
