@@ -61,6 +61,7 @@ func (d *dock) down(ctx context.Context) error {
 			"mounts of stages":  {"sh", "-c", "grep -E ' /run/(migrate|scn)|/checkpoints/' /proc/mounts || true"},
 			"processes of CRIU": {"sh", "-c", "pgrep -a criu || true"},
 			"spools of images":  {"sh", "-c", "ls -d /run/scn/*/state/docker/* 2>/dev/null || true"},
+			"unpacked images":   {"sh", "-c", "ls -d /tmp/ctrd-checkpoint* 2>/dev/null || true"},
 		} {
 			if text, err := lookFor(ctx, h, argv); err != nil || text != "" {
 				errs = append(errs, fmt.Errorf("host %s of %s is left with %s: %s %w", h.Name, d.name, what, text, err))
