@@ -81,6 +81,7 @@ func (d *dock) down(ctx context.Context) error {
 			"processes of CRIU": {"sh", "-c", "pgrep -a criu || true"},
 			"spools of images":  {"sh", "-c", "ls -d /run/scn/*/state/docker/* 2>/dev/null || true"},
 			"leases":            {"sh", "-c", "ctr -n moby leases ls -q | grep ^migrate- || true"},
+			"unpacked images":   {"sh", "-c", "ls -d /tmp/ctrd-checkpoint* 2>/dev/null || true"},
 		} {
 			if text, err := lookFor(ctx, h, argv); err != nil || text != "" {
 				errs = append(errs, fmt.Errorf("host %s of %s is left with %s: %s %w", h.Name, d.name, what, text, err))
