@@ -245,7 +245,8 @@ func TestDockerReclaim(t *testing.T) {
 	r := dock26.rig(t)
 	t.Parallel()
 	const id = "reclaimed"
-	s, m := momentOf(report.Freeze).begin(t, r, id, startAgent(t, r.b))
+	s, m := momentOf(report.Ship).begin(t, r, id, startAgent(t, r.b))
+	m.signal(t, syscall.SIGSTOP) // or it would notice that its guard is gone
 	shell(t, r.a, `for pid in $(pgrep -f "^/proc/self/exe guard .*$1"); do kill -9 "$pid"; done`, r.runtimeID(t, r.a, id))
 	m.signal(t, syscall.SIGKILL)
 	m.wait(t, soon)
