@@ -66,3 +66,14 @@ func TestKillLeavesTheNextRunAlone(t *testing.T) {
 	default:
 	}
 }
+
+// The directory of records is made by whoever comes first.
+func TestRecordWithoutADirectory(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log", "x-fill.json")
+	if err := (Record{Result: ResultLost}).write(path); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Error(err)
+	}
+}
