@@ -20,6 +20,9 @@ import (
 type box struct {
 	freezer *criu.Freezer
 	init    int // pidfd; -1 if there is none
+	// own says that the first process has a pid namespace of its own, with which all others end. What is in the cgroup afterwards is another
+	// run of the container, which an engine has started by its restart policy.
+	own bool
 }
 
 // openBox takes the path of the freezer's state file, or "", and the pid of the container's first process, or 0.
@@ -32,9 +35,19 @@ func openBox(freezer string, pid int) (*box, error) {
 		}
 		if err == nil {
 			b.init = fd
+			b.own = ownPids(pid)
 		}
 	}
 	return b, nil
+}
+
+func ownPids(pid int) bool {
+	theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", pid))
+	if err != nil {
+		return false
+	}
+	ours, err := os.Readlink("/proc/self/ns/pid")
+	return err == nil && theirs != ours
 }
 
 const (
@@ -45,7 +58,7 @@ const (
 // kill ends every task of the container and returns when none is left: until then the descriptors must stay open.
 func (b *box) kill(log *slog.Logger) {
 	report := time.Now().Add(killReport)
-	for {
+	for !b.own || !exited(b.init) {
 		var errs []error
 		if b.init >= 0 {
 			if err := unix.PidfdSendSignal(b.init, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
@@ -70,6 +83,9 @@ func (b *box) kill(log *slog.Logger) {
 func (b *box) left() (bool, error) {
 	if b.init >= 0 && !exited(b.init) {
 		return true, nil
+	}
+	if b.own {
+		return false, nil
 	}
 	pids, err := b.freezer.Tasks()
 	return slices.ContainsFunc(pids, alive), err

@@ -94,6 +94,10 @@ func (r Record) write(path string) error {
 	if err != nil {
 		return fmt.Errorf("encode the pager's record: %w", err)
 	}
+	// nobody may have logged anything on this host yet
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return fmt.Errorf("write the pager's record: %w", err)
+	}
 	temp := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".new")
 	if err := os.WriteFile(temp, append(b, '\n'), 0o600); err != nil {
 		return fmt.Errorf("write the pager's record: %w", err)

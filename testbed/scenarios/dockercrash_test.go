@@ -64,6 +64,7 @@ var crashes = []crash{
 // TestDockerCrash kills Docker's daemon, at either end and in each phase, and starts it again, with live-restore and without: the container
 // runs at one place, under its name, with its restart policy, and with its connections unless the daemon has ended it.
 func TestDockerCrash(t *testing.T) {
+	t.Parallel() // beside others, but its own tests have the hosts one after another
 	all := os.Getenv("MIGRATE_SCENARIOS_ENGINE") == "docker"
 	for _, c := range crashes {
 		for _, live := range []bool{true, false} {
@@ -73,6 +74,7 @@ func TestDockerCrash(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/live-restore=%v", c.name, live), func(t *testing.T) { c.test(t, live) })
 		}
 	}
+	t.Run("guard-alone", guardAlone)
 }
 
 func (c crash) test(t *testing.T, live bool) {
@@ -209,9 +211,9 @@ func (c *crashed) check(t *testing.T, want fate) {
 	c.s.finish(t)
 }
 
-// TestDockerGuardAlone kills the source's daemon, and then its agent, while the container stands still. Its guard lets it go on without the
+// guardAlone kills the source's daemon, and then its agent, while the container stands still. Its guard lets it go on without the
 // daemon, which finds it running, under its restart policy again, when it is back.
-func TestDockerGuardAlone(t *testing.T) {
+func guardAlone(t *testing.T) {
 	r := dockCrash.rig(t)
 	const id = "crash-guard"
 	liveRestore(t, r, true)
@@ -245,7 +247,8 @@ func TestDockerReclaim(t *testing.T) {
 	r := dock26.rig(t)
 	t.Parallel()
 	const id = "reclaimed"
-	s, m := momentOf(report.Freeze).begin(t, r, id, startAgent(t, r.b))
+	s, m := momentOf(report.Ship).begin(t, r, id, startAgent(t, r.b))
+	m.signal(t, syscall.SIGSTOP) // or it would notice that its guard is gone
 	shell(t, r.a, `for pid in $(pgrep -f "^/proc/self/exe guard .*$1"); do kill -9 "$pid"; done`, r.runtimeID(t, r.a, id))
 	m.signal(t, syscall.SIGKILL)
 	m.wait(t, soon)

@@ -13,6 +13,7 @@ func TestDockerFaults(t *testing.T) {
 	for name, test := range map[string]func(*testing.T, *rig){
 		"answer-lost":        answerLost,
 		"criu-killed":        criuKilledInHold,
+		"interrupted":        func(t *testing.T, r *rig) { interrupt(t, r, momentOf(report.Sync)) },
 		"source-killed":      func(t *testing.T, r *rig) { sourceKilled(t, r, momentOf(report.Freeze)) },
 		"destination-killed": func(t *testing.T, r *rig) { destinationKilled(t, r, momentOf(report.Restore)) },
 	} {

@@ -162,8 +162,6 @@ for id in $all; do grep -q "$id" /run/known || echo "something of container $id"
 for m in $(sed -n 's|.* /var/lib/docker/overlay2/\([0-9a-f]*\)/merged .*|\1|p' /proc/mounts); do
 	grep -qs "$m" /var/lib/docker/image/overlay2/layerdb/mounts/*/mount-id || echo "a mount of $m"
 done
-grep -E ' /run/(migrate|scn)|/checkpoints/' /proc/mounts
-docker ps --all --format '{{.Names}} {{.State}}' | grep ' created$' | sed 's/^/created container /'
 true
 `
 

@@ -29,7 +29,13 @@ func (e *Engine) Register(ctx context.Context, c *engine.Container, spec json.Ra
 	if err != nil {
 		return nil, fmt.Errorf("create %s: %w", what(c.ID), err)
 	}
-	cctx, cancel := e.call(ctx, callLimit)
+	made, err := e.announceCreate(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("create %s: %w", what(c.ID), err)
+	}
+	defer made()
+	// a daemon that nobody waits for any more would make it all the same
+	cctx, cancel := e.call(context.WithoutCancel(ctx), callLimit)
 	defer cancel()
 	res, err := e.api.ContainerCreate(cctx, *create)
 	if errdefs.IsConflict(err) {
@@ -41,12 +47,29 @@ func (e *Engine) Register(ctx context.Context, c *engine.Container, spec json.Ra
 		e.log.Warn("Docker warns", "container", c.ID, "warning", w)
 	}
 	remove := e.remove(res.ID)
-	return local.Once(func(ctx context.Context) error {
+	undo := local.Once(func(ctx context.Context) error {
 		if err := remove(ctx); err != nil {
 			return err
 		}
 		return e.dropVolumes(volumes)(ctx)
-	}), nil
+	})
+	if ctx.Err() != nil {
+		return nil, errors.Join(fmt.Errorf("create %s: %w", what(c.ID), context.Cause(ctx)), undo(context.WithoutCancel(ctx)))
+	}
+	return undo, nil
+}
+
+// announceCreate notes, until made is called, that the daemon is about to make the container: should this process die, it goes on with that.
+func (e *Engine) announceCreate(ctx context.Context) (made func(), err error) {
+	dir, held := spoolOf(ctx)
+	if !held {
+		return func() {}, nil
+	}
+	mark := filepath.Join(dir, createFile)
+	if err := os.WriteFile(mark, nil, 0o600); err != nil {
+		return nil, fmt.Errorf("note that it is being created: %w", err)
+	}
+	return func() { _ = os.Remove(mark) }, nil // or it goes with the directory
 }
 
 // createRequest makes the request from a peer's description.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -25,6 +26,9 @@ func (e *Engine) Discard(ctx context.Context, c *engine.Container, id string) er
 	} else if err != nil {
 		return fmt.Errorf("look for what migration %s left: %w", id, err)
 	}
+	if _, err := os.Stat(filepath.Join(dir, createFile)); err == nil {
+		e.awaitCreated(ctx, c.ID)
+	}
 	if err := e.discardContainer(ctx, c, id); err != nil {
 		return err
 	}
@@ -42,6 +46,27 @@ func (e *Engine) Discard(ctx context.Context, c *engine.Container, id string) er
 	}
 	return e.Release(ctx, id)
 }
+
+// awaitCreated gives a daemon the time to make a container that somebody has asked for who died: it is there when it is complete.
+func (e *Engine) awaitCreated(ctx context.Context, name string) {
+	ctx, cancel := context.WithTimeout(ctx, createPatience)
+	defer cancel()
+	for {
+		if _, err := e.look(ctx, name); !errors.Is(err, engine.ErrNotFound) {
+			return
+		}
+		select {
+		case <-time.After(createPoll):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+const (
+	createPatience = 10 * time.Second
+	createPoll     = 100 * time.Millisecond
+)
 
 func (e *Engine) discardContainer(ctx context.Context, c *engine.Container, id string) error {
 	if err := validName(c.ID); err != nil {

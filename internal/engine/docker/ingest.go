@@ -26,6 +26,7 @@ var migrations = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$`)
 const (
 	loadedFile = "loaded" // names the image that was loaded for the migration, and is to be removed with it
 	volumeFile = "volumes"
+	createFile = "creating" // is there while the daemon is making the container
 )
 
 // Hold implements engine.Engine. What the migration brings lies in its directory until it is loaded, or under a lease of containerd's;

@@ -49,7 +49,8 @@ func (e *Engine) Shield(ctx context.Context, id string) (engine.Undo, error) {
 		return nil, fmt.Errorf("note the restart policy of %s: %w", what(id), err)
 	}
 	undo := local.Once(func(ctx context.Context) error { return e.Unshield(ctx, r.ID) })
-	if err := e.setPolicy(ctx, r.ID, container.RestartPolicy{Name: container.RestartPolicyDisabled}); err != nil {
+	// a daemon that nobody waits for any more would do it all the same, after the undo
+	if err := e.setPolicy(context.WithoutCancel(ctx), r.ID, container.RestartPolicy{Name: container.RestartPolicyDisabled}); err != nil {
 		return nil, errors.Join(fmt.Errorf("turn off the restart policy of %s: %w", what(id), err), undo(context.WithoutCancel(ctx)))
 	}
 	return undo, nil
