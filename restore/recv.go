@@ -83,6 +83,7 @@ type receiver struct {
 	streams  *streams
 	memory   *memory // unless it is proto.ModeStop
 	volumes  []*volume
+	init     int // the first of the processes that are held
 	resumed  time.Time
 	frozen   proto.FrozenMsg
 

@@ -1,9 +1,11 @@
 package restore
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -117,6 +119,9 @@ func (r *receiver) restore(ctx context.Context) error {
 	r.step("hold", began)
 	if r.c.Network.Unnamed { // Adopt takes the path away
 		r.netns = fmt.Sprintf("/proc/%d/ns/net", ev.Pid)
+	}
+	if !hasEnded(ev.Pid) { // engines of tests have no processes
+		r.init = ev.Pid
 	}
 	r.passPids(ev.Pid)
 	if err := r.guardMemory(ev.Pid); err != nil {
@@ -250,6 +255,10 @@ func (r *receiver) resume(ctx context.Context) (pid int, err error) {
 	if err := <-r.pids; err != nil {
 		r.log.Warn("pids of new processes begin anew", "err", err)
 	}
+	// nor does a process that was killed: whoever sent something to it would be told that there is no such connection
+	if r.init != 0 && hasEnded(r.init) {
+		return 0, r.restoreError(errors.New("the restored process was killed while it was held"))
+	}
 	if err := r.openNetwork(); err != nil {
 		return 0, err
 	}
@@ -287,6 +296,12 @@ func (r *receiver) resume(ctx context.Context) (pid int, err error) {
 		r.log.Warn("tell the source that the container runs here", "err", err)
 	}
 	return res.pid, nil
+}
+
+// hasEnded says whether a process is no more, or a zombie (proc_pid_status(5)).
+func hasEnded(pid int) bool {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	return err != nil || bytes.Contains(status, []byte("\nState:\tZ"))
 }
 
 // resumedAt delivers the time at which CRIU said that the tasks run, or, if it never does, that at which it was given up.

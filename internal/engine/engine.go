@@ -281,7 +281,7 @@ type Destination interface {
 	// SetupNetwork makes the container's network namespace at c.Network.NetNS with the attachments' addresses.
 	// lock is called with the namespace's path after it exists and before any interface is in it; not at all for
 	// the other modes, which have no namespace yet. With NetworkManaged the engine makes it in StartTask, and has filled it
-	// when CRIU calls its action script for setup-namespaces.
+	// when CRIU calls its action script for setup-namespaces, or, if it is empty then, will have for post-restore.
 	SetupNetwork(ctx context.Context, c *Container, lock func(netns string) error) (Undo, error)
 	// PrepareTask creates the task that StartTask restores.
 	PrepareTask(ctx context.Context, c *Container, cp Checkpoint) (Undo, error)

@@ -198,7 +198,9 @@ func isAlive(h *testbed.Host, pid int) bool {
 func killBeforeGo(t *testing.T, c *testbed.Host, to *agent, m *migration, who string) {
 	t.Helper()
 	awaitGate(t, to, m)
-	restoringAt(c).kill(t, c, who)
+	r := restoringAt(c)
+	r.kill(t, c, who)
+	eventually(t, soon, "the held process is gone", func() bool { return !isAlive(c, r.Init.Pid) })
 	m.signal(t, syscall.SIGCONT)
 }
 
