@@ -282,6 +282,12 @@ func status(t *testing.T, h *testbed.Host, id string) string {
 	if dockOf(h) != nil {
 		return dockStatus(t, h, id)
 	}
+	return taskStatus(t, h, id)
+}
+
+// taskStatus is what containerd says of a container.
+func taskStatus(t *testing.T, h *testbed.Host, id string) string {
+	t.Helper()
 	out, err := try(h, "ctr", "tasks", "ls")
 	if err != nil {
 		t.Errorf("%s: list tasks: %v\n%s", h.Name, err, out)

@@ -29,18 +29,18 @@ type dock struct {
 
 var (
 	dock26 = &dock{generation: testbed.Docker26, name: bedName + "-d26", hosts: []string{"a", "b", "c"}}
-	dock28 = &dock{generation: testbed.Docker28, name: bedName + "-d28", hosts: []string{"a", "b"}}
+	// Hosts of it keep images in different ways.
+	dock28 = &dock{generation: testbed.Docker28, name: bedName + "-d28", hosts: []string{"a", "b"}, inContainerd: []string{"b"}}
 
 	// dockCrash is for tests that kill daemons, which all containers of their hosts notice.
 	dockCrash = &dock{generation: testbed.Docker26, name: bedName + "-dcr", hosts: []string{"a", "b", "c"}}
 
-	// Hosts of these keep images in different ways, and only the first has any.
+	// Hosts of it keep images in different ways, and only the first has any.
 	stores26 = &dock{generation: testbed.Docker26, name: bedName + "-s26", hosts: []string{"a", "b", "c"}, inContainerd: []string{"b", "c"}, imagesAt: []string{"a"}}
-	stores28 = &dock{generation: testbed.Docker28, name: bedName + "-s28", hosts: []string{"a", "b"}, inContainerd: []string{"b"}, imagesAt: []string{"a"}}
 
 	dock28shim = &dock{generation: testbed.Docker28Shim, name: bedName + "-d28s", hosts: []string{"a", "b", "c", "d"}}
 
-	allDocks = []*dock{dock26, dock28, dock28shim, dockCrash, stores26, stores28}
+	allDocks = []*dock{dock26, dock28, dock28shim, dockCrash, stores26}
 )
 
 // up returns the hosts.

@@ -58,7 +58,7 @@ func TestShimByName(t *testing.T) {
 	run(t, a, "ctr", "run", "--detach", "--runtime", runtime, "--log-uri", "file:///var/log/"+name, image, name, "workload", "server", "--listen=", "--memory-mib", "4")
 	to := startAgent(t, b)
 	send(t, a, name, to, "--json", "--engine", "containerd").moved(t)
-	if got := status(t, b, name); got != "RUNNING" {
+	if got := taskStatus(t, b, name); got != "RUNNING" {
 		t.Errorf("the container is %q at the destination", got)
 	}
 	if got := run(t, b, "ctr", "containers", "info", name); !strings.Contains(got, runtime) {

@@ -137,9 +137,9 @@ func storeSize(t *testing.T, h *testbed.Host, image string) int64 {
 // TestDockerStores28 has version 28 do the same, with the host's network.
 func TestDockerStores28(t *testing.T) {
 	t.Parallel()
-	a, b := stores28.up(t)
+	a, b := dock28.up(t)
 	const name = "store28"
-	dockerRun(t, stores28, a, name, "--network", "host", storeImage(t, stores28), "workload", "server", "--listen=", "--memory-mib", "4")
+	dockerRun(t, dock28, a, name, "--network", "host", storeImage(t, dock28), "workload", "server", "--listen=", "--memory-mib", "4")
 	run(t, a, "docker", "exec", "--user", "root", name, "sh", "-c", "echo changed >/etc/changed")
 	toA, toB := startAgent(t, a), startAgent(t, b)
 	id := dockerID(t, a, name)
