@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
@@ -97,7 +98,10 @@ func TestVolumeStreamsOutOfTurn(t *testing.T) {
 		"running state after the freeze": {func(b *bench) {
 			b.say(proto.Frozen, nil)
 			b.round(true)
-			send(b, 0, false)
+			// until FROZEN, which comes another way, has been heard
+			for end := time.Now().Add(patience); b.sess.Err() == nil && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+				send(b, 0, false)
+			}
 		}, "out of turn"},
 		"more than it holds": {func(b *bench) {
 			dir := b.t.TempDir()
