@@ -63,7 +63,7 @@ const (
 	connectLimit = 5 * time.Second
 	callLimit    = 30 * time.Second
 	loadLimit    = 30 * time.Minute
-	killLimit    = 20 * time.Second
+	killLimit    = 60 * time.Second
 )
 
 // Options says where the daemon and the tools beside it are. Empty fields take the defaults.
