@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -38,8 +39,8 @@ func TestMain(m *testing.M) {
 		os.Exit(code)
 	}
 	flag.Parse()
-	// Migrations wait more than they compute, but what has too little of the CPUs meets time limits.
-	if err := flag.Set("test.parallel", "4"); err != nil {
+	// What has too little of the CPUs meets time limits; TestLinkCut needs one for each moment.
+	if err := flag.Set("test.parallel", strconv.Itoa(len(moments))); err != nil {
 		panic(err)
 	}
 	code, err := mainTest(m)
