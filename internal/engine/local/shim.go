@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -46,6 +47,10 @@ func shimFor(args []string, namespace, id string) (address string, ok bool) {
 	flags := map[string]string{}
 	for i := 1; i+1 < len(args); i++ {
 		flags[args[i]] = args[i+1]
+	}
+	// what containerd starts to clear away after a shim has the same flags, and a word behind them
+	if slices.Contains(args[max(len(args)-2, 1):], "delete") {
+		return "", false
 	}
 	return flags["-address"], flags["-namespace"] == namespace && flags["-id"] == id
 }
