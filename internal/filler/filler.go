@@ -2,7 +2,6 @@ package filler
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -20,17 +19,15 @@ import (
 
 // Filler is the process as its agent has it. Its methods are called one after another, other than End.
 type Filler struct {
-	cmd    *exec.Cmd
-	in     io.WriteCloser
-	out    *bufio.Reader
-	stderr bytes.Buffer
-	end    sync.Once
+	cmd *exec.Cmd
+	in  io.WriteCloser
+	out *bufio.Reader
+	end sync.Once
 }
 
 // Start starts the process and does not wait for it; self is how to run this program as Run. The caller must End it.
 func Start(self []string) (*Filler, error) {
 	f := &Filler{cmd: exec.Command(self[0], self[1:]...)}
-	f.cmd.Stderr = &f.stderr
 	// a session of its own: a Ctrl-C on the terminal is for the agent, which undoes things in order
 	f.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	var err error
