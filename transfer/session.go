@@ -136,6 +136,11 @@ func (s *Session) SendControl(ctx context.Context, kind uint16, payload []byte) 
 		return nil
 	case <-ctx.Done():
 		end = context.Cause(ctx)
+		select {
+		case <-s.lanes[0].byeSeen: // which may be why ctx ended; the writer is about to say whether it sent the message
+			s.awaitSent(item)
+		default:
+		}
 	case <-s.done:
 		<-s.lanes[0].writeDone // the writer may have handed over the message and not said so yet
 		end = s.err
@@ -145,6 +150,17 @@ func (s *Session) SendControl(ctx context.Context, kind uint16, payload []byte) 
 		return nil
 	default:
 		return fmt.Errorf("send control message %d: %w", kind, end)
+	}
+}
+
+// awaitSent waits a bounded time until the writer is done with a message, however that ended.
+func (s *Session) awaitSent(f outFrame) {
+	timer := time.NewTimer(s.opts.CloseTimeout)
+	defer timer.Stop()
+	select {
+	case <-f.sent:
+	case <-s.lanes[0].writeDone:
+	case <-timer.C:
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -322,6 +323,50 @@ func TestMessagesBeforeFailureAreDelivered(t *testing.T) {
 	if err != nil || string(p) != "committed" {
 		t.Errorf("got %q, %v", p, err)
 	}
+}
+
+// tardy is a writer that returns late: not before gate, once there is one, is closed.
+type tardy struct {
+	io.Writer
+	gate atomic.Pointer[chan struct{}]
+}
+
+func (w *tardy) Write(p []byte) (int, error) {
+	n, err := w.Writer.Write(p)
+	if gate := w.gate.Load(); gate != nil {
+		<-*gate
+	}
+	return n, err
+}
+
+// A peer may answer and leave before the sender of the question has learnt that it was sent.
+func TestAnsweredBeforeSent(t *testing.T) {
+	toDst, fromSrc := io.Pipe()
+	toSrc, fromDst := io.Pipe()
+	out := &tardy{Writer: fromSrc}
+	a, b := openPair(t, toSrc, out, toDst, fromDst, Options{}, Options{CloseTimeout: 50 * time.Millisecond})
+	gate := make(chan struct{})
+	out.gate.Store(&gate)
+	ctx, cancel := context.WithCancelCause(testContext(t))
+	var g testGroup
+	g.run(func() error {
+		if _, _, err := b.RecvControl(testContext(t)); err != nil {
+			return err
+		}
+		if err := b.Close(); !errors.Is(err, ErrNoBye) {
+			return fmt.Errorf("the end of a peer that is still writing came: %w", err)
+		}
+		return nil
+	})
+	g.run(func() error {
+		_, _, err := a.RecvControl(testContext(t))
+		cancel(err) // as an inbox does
+		time.Sleep(20 * time.Millisecond)
+		close(gate)
+		return nil
+	})
+	must(t, a.SendControl(ctx, 1, []byte("question")))
+	g.wait(t)
 }
 
 func TestCloseWithoutPeer(t *testing.T) {
