@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -165,8 +164,9 @@ func (s engineSpec) find(ctx context.Context, log *slog.Logger, container string
 			c.Close()
 		}
 	}()
-	for _, c := range s.present(ctx, log) {
-		if container == "" || c.has(ctx, container) {
+	present := s.present(ctx, log)
+	for _, c := range present {
+		if container == "" || len(present) == 1 || c.Has(ctx, container) {
 			have = append(have, c)
 		} else {
 			c.Close()
@@ -227,11 +227,6 @@ func (s engineSpec) reclaimOnce(ctx context.Context, log *slog.Logger) error {
 type candidate struct {
 	engine.Engine
 	spec engineSpec
-}
-
-func (c candidate) has(ctx context.Context, container string) bool {
-	_, _, err := c.Inspect(ctx, container)
-	return !errors.Is(err, engine.ErrNotFound)
 }
 
 // present connects to the engines that there are.

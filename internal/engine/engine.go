@@ -215,6 +215,8 @@ type Source interface {
 	Info(ctx context.Context) (Info, error)
 	// RestoreWay says in a sentence how containers are restored on this host, "" where it is the same on every host.
 	RestoreWay(ctx context.Context) (string, error)
+	// Has says whether there is a container of that name, in whatever state. Inspect says why where it cannot be told: then it is true.
+	Has(ctx context.Context, id string) bool
 	// Inspect describes a container. ErrNotFound, ErrNotRunning and ErrPaused name why it cannot be moved; a
 	// paused container is refused since its owner stopped it for a reason.
 	Inspect(ctx context.Context, id string) (*Container, *Handles, error)

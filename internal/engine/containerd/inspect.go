@@ -3,6 +3,7 @@ package containerd
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	taskapi "github.com/containerd/containerd/api/types/task"
@@ -41,6 +42,17 @@ func (e *Engine) Inspect(ctx context.Context, id string) (*engine.Container, *en
 		return nil, nil, fmt.Errorf("inspect %s: %w", e.what(id), err)
 	}
 	return c, h, nil
+}
+
+// Has implements engine.Engine.
+func (e *Engine) Has(ctx context.Context, id string) bool {
+	if validName("container id", id) != nil {
+		return false
+	}
+	ctx, cancel := e.call(ctx, callLimit)
+	defer cancel()
+	_, err := e.record(ctx, id)
+	return !errors.Is(err, engine.ErrNotFound)
 }
 
 // load fetches record and task and refuses what cannot be moved.

@@ -3,6 +3,7 @@ package docker
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -56,6 +57,12 @@ func status(s *container.State) engine.Status {
 		return engine.StatusCreated
 	}
 	return engine.StatusStopped
+}
+
+// Has implements engine.Engine.
+func (e *Engine) Has(ctx context.Context, id string) bool {
+	_, err := e.look(ctx, id)
+	return !errors.Is(err, engine.ErrNotFound)
 }
 
 // Inspect implements engine.Engine.

@@ -89,13 +89,20 @@ func testInspectRefuses(ctx context.Context, t *testing.T, b *Bench) {
 	if _, _, err := b.Source.Inspect(ctx, "no-such-container"); !errors.Is(err, engine.ErrNotFound) {
 		t.Errorf("Inspect of an unknown container: %v, want ErrNotFound", err)
 	}
+	if b.Source.Has(ctx, "no-such-container") {
+		t.Error("the engine says that it has an unknown container")
+	}
 	for status, want := range map[engine.Status]error{
 		engine.StatusStopped: engine.ErrNotRunning,
 		engine.StatusCreated: engine.ErrNotRunning,
 		engine.StatusPaused:  engine.ErrPaused,
 	} {
-		if _, _, err := b.Source.Inspect(ctx, b.Start(t, status)); !errors.Is(err, want) {
+		id := b.Start(t, status)
+		if _, _, err := b.Source.Inspect(ctx, id); !errors.Is(err, want) {
 			t.Errorf("Inspect of a container that is %s: %v, want %v", status, err, want)
+		}
+		if !b.Source.Has(ctx, id) {
+			t.Errorf("the engine says that it does not have a container that is %s", status)
 		}
 	}
 }

@@ -22,6 +22,13 @@ func (e *Engine) Info(ctx context.Context) (engine.Info, error) {
 	}, nil
 }
 
+// Has implements engine.Engine.
+func (e *Engine) Has(_ context.Context, id string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.containers[id] != nil
+}
+
 // Inspect implements engine.Engine.
 func (e *Engine) Inspect(ctx context.Context, id string) (*engine.Container, *engine.Handles, error) {
 	if err := e.enter(ctx, OpInspect, id); err != nil {

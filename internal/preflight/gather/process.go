@@ -307,7 +307,7 @@ func (r *reader) descriptor(name string) (d preflight.Descriptor, err error) {
 type inherited struct {
 	last   *preflight.Process
 	at     int // where in its descriptors
-	misses int // without the hits
+	misses int // since the last hit
 }
 
 // same is what is known of the descriptor with a number already, nil if nothing is. The numbers must be ascending.
@@ -324,7 +324,7 @@ func (i *inherited) same(pid, fd int) *preflight.Descriptor {
 		i.misses++
 		return nil
 	}
-	i.misses--
+	i.misses = 0
 	return &known[i.at]
 }
 
