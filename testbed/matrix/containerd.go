@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"regexp"
+	"strconv"
 	"strings"
 
 	"migrate/testbed"
@@ -84,11 +86,17 @@ func (containerd) remove(ctx context.Context, h *testbed.Host, id string) error 
 func (containerd) status(ctx context.Context, h *testbed.Host, id string) (int, error) {
 	cmd := h.Command(ctx, "ctr", "tasks", "delete", id)
 	out, err := cmd.CombinedOutput()
+	if m := exitWarning.FindSubmatch(out); m != nil {
+		return strconv.Atoi(string(m[1]))
+	}
 	if cmd.ProcessState == nil || len(bytes.TrimSpace(out)) > 0 {
-		return 0, fmt.Errorf("host %s: delete task %s: %w: %s", h.Name, id, err, bytes.TrimSpace(out))
+		return 0, fmt.Errorf("host %s: delete task %s: %w", h.Name, id, errors.Join(err, errors.New(string(bytes.TrimSpace(out)))))
 	}
 	return cmd.ProcessState.ExitCode(), nil
 }
+
+// exitWarning is how ctr says that a task has failed, beside ending like it.
+var exitWarning = regexp.MustCompile(`exit with non-zero exit code (\d+)`)
 
 func (containerd) counted() map[string]string {
 	return map[string]string{

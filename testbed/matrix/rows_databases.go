@@ -8,9 +8,11 @@ import (
 
 // under runs a program until SIGTERM, and then a script. The program's failure is the client's.
 func under(program, after string) string {
-	return "trap 'kill -TERM $load 2>/dev/null' TERM\n" + program + ` &
+	return "trap 'ended=yes; kill -TERM $load 2>/dev/null' TERM\nended=no\n" + program + ` &
 load=$!
-while :; do status=0; wait $load || status=$?; kill -0 $load 2>/dev/null || break; done
+status=0; wait $load || status=$?
+# the signal ends wait, whether the program has ended by then or not
+if [ $ended = yes ] && [ $status -gt 128 ]; then status=0; wait $load || status=$?; fi
 [ $status -eq 0 ] || exit $status
 ` + after
 }
