@@ -144,26 +144,25 @@ func TestFileChanged(t *testing.T) {
 }
 
 // checkSpace: a check knows of the room that is missing.
-func checkSpace(t *testing.T, s *subject, to *agent) {
+func checkSpace(t *testing.T, h *testbed.Host, s *subject, to *agent) {
 	t.Helper()
 	dir := sendDir(s.id)
-	rep := check(t, hostA, 9, s.id, to.addr(), "--token", to.token(t), "--state-dir", dir+"/state", "--run-dir", dir+"/run")
+	rep := check(t, h, 9, s.id, to.addr(), "--token", to.token(t), "--state-dir", dir+"/state", "--run-dir", dir+"/run")
 	if f := finding(t, rep, "disk"); f.Side != preflight.Destination || !strings.Contains(f.Reason, "MiB are free") {
 		t.Errorf("%+v", f)
 	}
 }
 
 // engineFailsFull has the engine's own tool notice that room is missing when it runs out of it.
-func engineFailsFull(t *testing.T, s *subject) {
+func engineFailsFull(t *testing.T, r *rig, s *subject) {
 	t.Helper()
 	full := "/run/scn/full-" + s.id
-	shell(t, hostA, `mkdir -p "$1"; mount -t tmpfs -o size=256k full "$1"`, full)
-	defer shell(t, hostA, `umount "$1"; rmdir "$1"`, full)
-	out, err := try(hostA, "ctr", "tasks", "checkpoint", "--image-path", full, "--work-path", full, s.id)
-	if err == nil {
+	shell(t, r.a, `mkdir -p "$1"; mount -t tmpfs -o size=256k full "$1"`, full)
+	defer shell(t, r.a, `umount "$1"; rmdir "$1"`, full)
+	if out, err := r.ownCheckpoint(r.a, s.id, full); err == nil {
 		t.Errorf("the engine's own tool needs no room:\n%s", out)
 	}
-	if got := status(t, hostA, s.id); got != "RUNNING" {
+	if got := status(t, r.a, s.id); got != "RUNNING" {
 		t.Errorf("the container is %q", got)
 	}
 }

@@ -33,7 +33,7 @@ var (
 	dock28 = &dock{generation: testbed.Docker28, name: bedName + "-d28", hosts: []string{"a", "b"}, inContainerd: []string{"b"}}
 
 	// dockCrash is for tests that kill daemons, which all containers of their hosts notice.
-	dockCrash = &dock{generation: testbed.Docker26, name: bedName + "-dcr", hosts: []string{"a", "b", "c"}}
+	dockCrash = &dock{generation: crashGeneration(), name: bedName + "-dcr", hosts: []string{"a", "b", "c"}}
 
 	// Hosts of it keep images in different ways, and only the first has any.
 	stores26 = &dock{generation: testbed.Docker26, name: bedName + "-s26", hosts: []string{"a", "b", "c"}, inContainerd: []string{"b", "c"}, imagesAt: []string{"a"}}
@@ -42,6 +42,13 @@ var (
 
 	allDocks = []*dock{dock26, dock28, dock28shim, dockCrash, stores26}
 )
+
+func crashGeneration() testbed.Docker {
+	if engineAsked == onDocker28 {
+		return testbed.Docker28Shim
+	}
+	return testbed.Docker26
+}
 
 // up returns the hosts.
 func (d *dock) up(t *testing.T) (a, b *testbed.Host) {

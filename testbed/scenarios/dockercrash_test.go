@@ -65,10 +65,9 @@ var crashes = []crash{
 // runs at one place, under its name, with its restart policy, and with its connections unless the daemon has ended it.
 func TestDockerCrash(t *testing.T) {
 	t.Parallel() // beside others, but its own tests have the hosts one after another
-	all := os.Getenv("MIGRATE_SCENARIOS_ENGINE") == "docker"
 	for _, c := range crashes {
 		for _, live := range []bool{true, false} {
-			if !all && (!c.sample || live) {
+			if !allOnDocker() && (!c.sample || live) {
 				continue
 			}
 			t.Run(fmt.Sprintf("%s/live-restore=%v", c.name, live), func(t *testing.T) { c.test(t, live) })
@@ -102,23 +101,9 @@ func liveRestore(t *testing.T, r *rig, on bool) {
 	}
 }
 
-func (c *crashed) kill(t *testing.T) {
-	t.Helper()
-	if err := c.host.KillDaemon(t.Context(), "dockerd"); err != nil {
-		t.Fatal(err)
-	}
-}
+func (c *crashed) kill(t *testing.T) { t.Helper(); c.killDaemon(t, c.host) }
 
-// revive starts it again, without the old one's note of its pid: a daemon gives up that finds a process of that number.
-func (c *crashed) revive(t *testing.T) {
-	t.Helper()
-	if err := os.Remove(c.host.Path("/run/docker.pid")); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.host.StartDaemon(t.Context(), "dockerd"); err != nil {
-		t.Fatal(err)
-	}
-}
+func (c *crashed) revive(t *testing.T) { t.Helper(); c.startDaemon(t, c.host) }
 
 // in crashes the daemon while the migration stays in a phase.
 func in(phase string) func(*testing.T, *crashed) {

@@ -104,10 +104,9 @@ func (r *restoring) kill(t *testing.T, h *testbed.Host, who string) {
 
 // TestDockerShimFaults kills what a restore needs while it is held, before Docker has connected the network and before GO: the container runs
 // on at the source, and at the destination nothing is left that would be in the way of the next one. It does not run beside others: containerd
-// gives the shim 5 s to clear away what a shim left that was killed, and then nobody does. Without MIGRATE_SCENARIOS_ENGINE=docker it is a sample.
+// gives the shim 5 s to clear away what a shim left that was killed, and then nobody does. Unless all failure tests are to run on Docker it is a sample.
 func TestDockerShimFaults(t *testing.T) {
 	sample := map[string]bool{"shim before GO": true, "CRIU before network": true, "first process before GO": true}
-	all := os.Getenv("MIGRATE_SCENARIOS_ENGINE") == "docker"
 	a, _ := dock28shim.up(t)
 	c := dock28shim.bed.Host("c") // other tests restore at b meanwhile
 	n := 80
@@ -115,7 +114,7 @@ func TestDockerShimFaults(t *testing.T) {
 		for point, fails := range map[string]func(*testing.T, *testbed.Host, *agent, *migration, string){"network": killBeforeNetwork, "GO": killBeforeGo} {
 			n++
 			name := who + " before " + point
-			if !all && !sample[name] {
+			if !allOnDocker() && !sample[name] {
 				continue
 			}
 			t.Run(name, func(t *testing.T) {

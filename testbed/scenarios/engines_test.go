@@ -1,6 +1,7 @@
 package scenarios
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"strconv"
@@ -16,30 +17,101 @@ import (
 // in the same words on either: status and ticks, assertMoved and assertStayed look which engine the host has.
 type rig struct {
 	a, b, c *testbed.Host
-	dock    *dock // nil: containerd
+	last    *testbed.Host // has no containers of tests that run side by side
+	dock    *dock         // nil: containerd
 }
 
-func onContainerd() *rig { return &rig{a: hostA, b: hostB, c: hostC} }
+func onContainerd() *rig { return &rig{a: hostA, b: hostB, c: hostC, last: hostD} }
 
 func (d *dock) rig(t *testing.T) *rig {
 	t.Helper()
 	a, b := d.up(t)
-	return &rig{a, b, d.bed.Host("c"), d}
+	return &rig{a, b, d.bed.Host("c"), d.bed.Host(d.hosts[len(d.hosts)-1]), d}
 }
 
-// chosen is the rig of containerd, or of Docker 26.1 with MIGRATE_SCENARIOS_ENGINE=docker: all failure tests hold for both. A run of all tests
-// has a sample of them on Docker, see TestDockerFaults.
+// engineAsked is the engine that all failure tests are to have their containers on: they hold for each. A run of all tests, which asks for none,
+// has them on containerd, and a sample of them on Docker 26.1, see TestDockerFaults.
+var engineAsked = os.Getenv("MIGRATE_SCENARIOS_ENGINE")
+
+// What engineAsked may be, beside containerd.
+const (
+	onDocker26 = "docker"
+	onDocker28 = "docker-28.5" // with the shim
+)
+
+// allOnDocker says whether failure tests of which there is a sample are to be run whole.
+func allOnDocker() bool { return engineAsked == onDocker26 || engineAsked == onDocker28 }
+
+// chosen is the rig of the engine that is asked for.
 func chosen(t *testing.T) *rig {
 	t.Helper()
-	switch engine := os.Getenv("MIGRATE_SCENARIOS_ENGINE"); engine {
+	switch engineAsked {
 	case "", "containerd":
 		return onContainerd()
-	case "docker":
+	case onDocker26:
 		return dock26.rig(t)
+	case onDocker28:
+		return dock28shim.rig(t)
 	default:
-		t.Fatalf("MIGRATE_SCENARIOS_ENGINE=%s: known are containerd and docker", engine)
+		t.Fatalf("MIGRATE_SCENARIOS_ENGINE=%s: known are containerd, %s and %s", engineAsked, onDocker26, onDocker28)
 		return nil
 	}
+}
+
+// daemon is the name of the engine's.
+func (r *rig) daemon() string {
+	if r.dock == nil {
+		return "containerd"
+	}
+	return "dockerd"
+}
+
+// killDaemon ends the engine of a host.
+func (r *rig) killDaemon(t *testing.T, h *testbed.Host) {
+	t.Helper()
+	if err := h.KillDaemon(context.Background(), r.daemon()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// startDaemon starts it again, without the old one's note of its pid: Docker's gives up if it finds a process of that number.
+func (r *rig) startDaemon(t *testing.T, h *testbed.Host) {
+	t.Helper()
+	if err := os.Remove(h.Path("/run/docker.pid")); r.dock != nil && err != nil {
+		t.Fatal(err)
+	}
+	if err := h.StartDaemon(context.Background(), r.daemon()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// ownCheckpoint has the engine's own tool checkpoint a container that is to run on, to a directory.
+func (r *rig) ownCheckpoint(h *testbed.Host, id, dir string) (string, error) {
+	if r.dock == nil {
+		return try(h, "ctr", "tasks", "checkpoint", "--image-path", dir, "--work-path", dir, id)
+	}
+	return try(h, "docker", "checkpoint", "create", "--leave-running", "--checkpoint-dir", dir, id, "own")
+}
+
+// A binding is a directory or file of a host, and where a container has it.
+type binding struct{ source, dest, mode string }
+
+// mounted starts a container that binds something, and whose first process prints numbers, after a script.
+func (r *rig) mounted(t *testing.T, id, script string, binds ...binding) *subject {
+	t.Helper()
+	var flags []string
+	if r.dock == nil {
+		for _, b := range binds {
+			flags = append(flags, bind(b.source, b.dest, b.mode)...)
+		}
+		return mounted(t, r.a, id, script, flags...)
+	}
+	for _, b := range binds {
+		flags = append(flags, "--volume", b.source+":"+b.dest+":"+b.mode)
+	}
+	s := runDocked(t, r.dock, r.a, id, script+mountedServer, "", flags...)
+	eventually(t, soon, "the container prints", func() bool { return len(ticks(t, r.a, id)) > 1 })
+	return s
 }
 
 // docks tells which testbed a host with Docker belongs to.
@@ -87,9 +159,9 @@ var lastDocked atomic.Int32
 const policyOf = "always"
 
 // runDocked is runServer for Docker.
-func runDocked(t *testing.T, d *dock, h *testbed.Host, id, script, address string) *subject {
+func runDocked(t *testing.T, d *dock, h *testbed.Host, id, script, address string, flags ...string) *subject {
 	t.Helper()
-	args := []string{"--restart", policyOf, "--stop-timeout", "1"}
+	args := append([]string{"--restart", policyOf, "--stop-timeout", "1"}, flags...)
 	if address != "" {
 		args = append(args, "--network", testbed.DockerNetwork, "--ip", address)
 	}

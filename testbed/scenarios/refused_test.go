@@ -185,52 +185,54 @@ func TestNewerPeer(t *testing.T) {
 // TestSecondSend: a container that is being moved is not moved twice.
 func TestSecondSend(t *testing.T) {
 	t.Parallel()
+	r := chosen(t)
 	const id = "twice"
-	s := runServer(t, hostA, id, serverFlags{memory: 1, files: 12 << 10})
-	to := startAgent(t, hostB)
-	first := send(t, hostA, id, to, "--bandwidth", "2MiB")
+	s := runServer(t, r.a, id, serverFlags{memory: 1, files: 12 << 10})
+	to := startAgent(t, r.b)
+	first := send(t, r.a, id, to, "--bandwidth", "2MiB")
 	eventually(t, soon, "the first migration is in sync", func() bool { return first.isPast("offer") })
-	send(t, hostA, id, to).failed(t, 3, id, "already")
+	send(t, r.a, id, to).failed(t, 3, id, "already")
 	if code := first.wait(t, later); code != 0 {
 		t.Errorf("the first migration: exit status %d\n%s", code, first.stderr.String())
 	}
-	s.assertMoved(t, hostA, hostB)
-	assertNothingUnderWay(t, hostB, to.dir)
+	s.assertMoved(t, r.a, r.b)
+	assertNothingUnderWay(t, r.b, to.dir)
 	s.finish(t)
 }
 
-// TestCRIUMissing hides CRIU on host d, which no other test uses meanwhile.
+// TestCRIUMissing hides CRIU on a host that no other test uses meanwhile.
 func TestCRIUMissing(t *testing.T) {
+	r := chosen(t)
 	hide := func(t *testing.T) {
 		for _, at := range []string{"/usr/local/sbin/criu", "/usr/sbin/criu"} {
-			if err := os.Rename(hostD.Path(at), hostD.Path(at+".hidden")); err != nil {
+			if err := os.Rename(r.last.Path(at), r.last.Path(at+".hidden")); err != nil {
 				t.Fatal(err)
 			}
-			t.Cleanup(func() { _ = os.Rename(hostD.Path(at+".hidden"), hostD.Path(at)) })
+			t.Cleanup(func() { _ = os.Rename(r.last.Path(at+".hidden"), r.last.Path(at)) })
 		}
 	}
 	t.Run("source", func(t *testing.T) {
 		const id = "criu-missing-source"
-		s := runServer(t, hostD, id, serverFlags{memory: 1})
+		s := runServer(t, r.last, id, serverFlags{memory: 1})
 		hide(t)
-		if out, err := try(hostD, "ctr", "containers", "checkpoint", "--task", id, "localhost/own:1"); err == nil {
+		if out, err := r.ownCheckpoint(r.last, id, "/run/scn/own-"+id); err == nil {
 			t.Errorf("the engine's own tool needs no CRIU:\n%s", out)
 		}
-		send(t, hostD, id, startAgent(t, hostB)).failed(t, 7, "CRIU", "source", "install criu")
-		s.assertStayed(t, hostD, hostB)
+		send(t, r.last, id, startAgent(t, r.b)).failed(t, 7, "CRIU", "source", "install criu")
+		s.assertStayed(t, r.last, r.b)
 		s.finish(t)
 	})
 	t.Run("destination", func(t *testing.T) {
 		const id = "criu-missing-destination"
-		s := runServer(t, hostA, id, serverFlags{memory: 1})
-		to := startAgent(t, hostD)
+		s := runServer(t, r.a, id, serverFlags{memory: 1})
+		to := startAgent(t, r.last)
 		hide(t)
-		text := send(t, hostA, id, to).failed(t, 4, "CRIU", "destination", "install")
+		text := send(t, r.a, id, to).failed(t, 4, "CRIU", "destination", "install")
 		if !strings.Contains(text, "never stopped") {
 			t.Errorf("the container was stopped although it was known that it could not be restored:\n%s", text)
 		}
-		s.assertStayed(t, hostA, hostD)
-		assertNothingUnderWay(t, hostD, to.dir)
+		s.assertStayed(t, r.a, r.last)
+		assertNothingUnderWay(t, r.last, to.dir)
 		s.finish(t)
 	})
 }

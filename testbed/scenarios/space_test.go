@@ -1,84 +1,87 @@
 package scenarios
 
 import (
-	"context"
 	"testing"
 
 	"migrate/testbed"
 )
 
-// TestDiskFull has host d's engine on a small file system, which is too small in various ways.
+// TestDiskFull has the engine of a host on a small file system, which is too small in various ways.
 func TestDiskFull(t *testing.T) {
-	smallDisk(t, hostD, "96m")
-	to := startAgent(t, hostD)
+	r := chosen(t)
+	disk := r.smallDisk(t, r.last, "96m")
+	to := startAgent(t, r.last)
 	check := func(t *testing.T, s *subject) {
 		t.Helper()
-		s.assertStayed(t, hostA, hostD)
-		assertNothingUnderWay(t, hostD, to.dir)
-		if out := run(t, hostD, "sh", "-c", "ctr content active | tail -n +2"); out != "" {
+		s.assertStayed(t, r.a, r.last)
+		assertNothingUnderWay(t, r.last, to.dir)
+		if out := r.halfWay(t, r.last); out != "" {
 			t.Errorf("content is left half-way:\n%s", out)
 		}
 		s.finish(t)
 	}
 	t.Run("image", func(t *testing.T) {
-		shell(t, hostD, `head -c 90M /dev/zero >/var/lib/containerd/ballast`)
-		s := runServer(t, hostA, "full-image", serverFlags{memory: 1})
-		send(t, hostA, s.id, to).failed(t, 9, "destination", "free disk")
-		run(t, hostD, "rm", "/var/lib/containerd/ballast")
+		shell(t, r.last, `head -c 90M /dev/zero >"$1/ballast"`, disk)
+		s := runServer(t, r.a, "full-image", serverFlags{memory: 1})
+		send(t, r.a, s.id, to).failed(t, 9, "destination", "free disk")
+		run(t, r.last, "rm", disk+"/ballast")
 		check(t, s)
 	})
 	t.Run("files known before", func(t *testing.T) {
-		s := runServer(t, hostA, "full-files", serverFlags{memory: 1, files: 100 << 10, noClient: true})
-		checkSpace(t, s, to)
-		send(t, hostA, s.id, to).failed(t, 9, "destination", "free disk")
+		s := runServer(t, r.a, "full-files", serverFlags{memory: 1, files: 100 << 10, noClient: true})
+		checkSpace(t, r.a, s, to)
+		send(t, r.a, s.id, to).failed(t, 9, "destination", "free disk")
 		check(t, s)
-		engineFailsFull(t, s)
+		engineFailsFull(t, r, s)
 	})
 	t.Run("during sync", func(t *testing.T) {
-		s := runServer(t, hostA, "full-sync", serverFlags{memory: 1, files: 12 << 10})
-		m := send(t, hostA, s.id, to, "--bandwidth", "4MiB")
+		s := runServer(t, r.a, "full-sync", serverFlags{memory: 1, files: 12 << 10})
+		m := send(t, r.a, s.id, to, "--bandwidth", "4MiB")
 		eventually(t, later, "files arrive", func() bool {
-			return m.ended() || exitCode(hostD.Command(t.Context(), "sh", "-c", "find /var/lib/containerd -name '.*ballast*' -o -name ballast | grep -q .").Run()) == 0
+			return m.ended() || exitCode(r.last.Command(t.Context(), "sh", "-c", "find "+disk+" -name '.*ballast*' -o -name ballast | grep -q .").Run()) == 0
 		})
-		_, _ = try(hostD, "sh", "-c", "head -c 200M /dev/zero >/var/lib/containerd/filler")
+		_, _ = try(r.last, "sh", "-c", "head -c 200M /dev/zero >"+disk+"/filler")
 		m.failed(t, 9, "destination", "free disk", "never stopped")
-		run(t, hostD, "rm", "/var/lib/containerd/filler")
+		run(t, r.last, "rm", disk+"/filler")
 		check(t, s)
 	})
 	t.Run("enough after all", func(t *testing.T) {
-		s := runServer(t, hostA, "full-not", serverFlags{memory: 1})
-		checkReport(t, send(t, hostA, s.id, to, "--json").moved(t))
-		s.assertMoved(t, hostA, hostD)
+		s := runServer(t, r.a, "full-not", serverFlags{memory: 1})
+		checkReport(t, send(t, r.a, s.id, to, "--json").moved(t))
+		s.assertMoved(t, r.a, r.last)
 		s.finish(t)
-		purgeAt(t, hostD, s.id)
+		r.purgeAt(t, r.last, s.id)
 	})
 }
 
-// smallDisk gives a host's containerd a small disk without any images, until the test ends.
-func smallDisk(t *testing.T, h *testbed.Host, size string) {
+// smallDisk gives a host's engine a small disk without any images, until the test ends. Docker keeps its networks there, too.
+func (r *rig) smallDisk(t *testing.T, h *testbed.Host, size string) string {
 	t.Helper()
-	if err := h.KillDaemon(t.Context(), "containerd"); err != nil {
-		t.Fatal(err)
+	disk := "/var/lib/containerd"
+	if r.dock != nil {
+		disk = "/var/lib/docker"
 	}
-	run(t, h, "mount", "-t", "tmpfs", "-o", "size="+size, "small", "/var/lib/containerd")
-	if err := h.StartDaemon(t.Context(), "containerd"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { restoreDisk(t, h) })
+	r.killDaemon(t, h)
+	shell(t, h, `mkdir -p /run/scn/networks; ! [ -e "$1/network" ] || cp -a "$1/network" /run/scn/networks
+		mount -t tmpfs -o "size=$2" small "$1"; mv /run/scn/networks/* "$1" 2>/dev/null || true; rmdir /run/scn/networks`, disk, size)
+	t.Cleanup(func() {
+		r.killDaemon(t, h)
+		if out, err := try(h, "umount", disk); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+		r.startDaemon(t, h)
+	})
+	r.startDaemon(t, h)
+	return disk
 }
 
-func restoreDisk(t *testing.T, h *testbed.Host) {
-	ctx, cancel := context.WithTimeout(context.Background(), later) // the test's own is over
-	defer cancel()
-	if err := h.KillDaemon(ctx, "containerd"); err != nil {
-		t.Error(err)
+// halfWay is content that the engine of a host has begun to take in.
+func (r *rig) halfWay(t *testing.T, h *testbed.Host) string {
+	t.Helper()
+	if r.dock == nil {
+		return run(t, h, "sh", "-c", "ctr content active | tail -n +2")
 	}
-	if out, err := try(h, "umount", "/var/lib/containerd"); err != nil {
-		t.Errorf("%v: %s", err, out)
-	}
-	if err := h.StartDaemon(ctx, "containerd"); err != nil {
-		t.Error(err)
-	}
+	return run(t, h, "sh", "-c", "find /var/lib/docker/tmp /var/lib/docker/image/overlay2/layerdb/tmp -mindepth 1 2>/dev/null || true")
 }
 
 // TestBandwidth moves a larger container over a limited link, with a limit of our own below it.

@@ -24,22 +24,25 @@ func bind(source, dest, mode string) []string {
 	return []string{"--mount", fmt.Sprintf("type=bind,src=%s,dst=%s,options=rbind:%s", source, dest, mode)}
 }
 
+// mountedServer is the end of the script of containers that are there for what they mount.
+const mountedServer = "\nexec workload server --listen= --memory-mib 1"
+
 // mounted starts a container without a network whose first process prints numbers, after a script.
 func mounted(t *testing.T, h *testbed.Host, id, script string, flags ...string) *subject {
 	t.Helper()
 	s := runContainer(t, h, testbed.ContainerSpec{
 		ID: id, Image: "testbed/tools:latest", Flags: flags,
-		Args: []string{"sh", "-euc", script + "\nexec workload server --listen= --memory-mib 1"},
+		Args: []string{"sh", "-euc", script + mountedServer},
 	})
 	eventually(t, soon, "the container prints", func() bool { return len(ticks(t, h, id)) > 1 })
 	return s
 }
 
-// hostDir makes a directory on a host, and removes it from all hosts at the test's end.
+// hostDir makes a directory on a host, and removes it from all hosts of its kind at the test's end.
 func hostDir(t *testing.T, h *testbed.Host, path string) string {
 	t.Helper()
 	t.Cleanup(func() {
-		for _, h := range bed.Hosts() {
+		for _, h := range beside(h) {
 			_, _ = try(h, "rm", "-rf", path)
 		}
 	})
@@ -293,39 +296,40 @@ func TestNamedVolume(t *testing.T) {
 // the container has is whole.
 func TestVolumeTakenBack(t *testing.T) {
 	t.Parallel()
+	r := chosen(t)
 	for _, what := range []string{"restore", "agent"} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
 			id := "taken-back-" + what
-			dir := hostDir(t, hostA, "/srv/"+id)
-			writeAt(t, hostA, dir+"/ballast", strings.Repeat("0123456789abcdef", 1<<18)) // 4 MiB
-			s := mounted(t, hostA, id, appending("/data/appended"), append(bind(dir, "/data", "rw"), bind(dir+"/ballast", "/file", "ro")...)...)
-			to := startAgent(t, hostB, "--allow-mount", "/srv")
-			hostDir(t, hostB, "/srv/"+id+"-file")
+			dir := hostDir(t, r.a, "/srv/"+id)
+			writeAt(t, r.a, dir+"/ballast", strings.Repeat("0123456789abcdef", 1<<18)) // 4 MiB
+			s := r.mounted(t, id, appending("/data/appended"), binding{dir, "/data", "rw"}, binding{dir + "/ballast", "/file", "ro"})
+			to := startAgent(t, r.b, "--allow-mount", "/srv")
+			hostDir(t, r.b, "/srv/"+id+"-file")
 			flags := []string{"--copy-bind", dir, "--copy-bind", dir + "/ballast", "--bind", dir + "/ballast:/srv/" + id + "-file/f"}
 			if what == "restore" {
-				hit := fault(t, hostB, id, atRestore, `exit 1`)
-				send(t, hostA, id, to, flags...).failed(t, 8, "runs on at the source")
+				hit := fault(t, r.b, id, atRestore, `exit 1`)
+				send(t, r.a, id, to, flags...).failed(t, 8, "runs on at the source")
 				if !hit() {
 					t.Error("CRIU was not made to fail")
 				}
 			} else {
-				m := send(t, hostA, id, to, append(flags, "--bandwidth", "1MiB", "--compress", "none")...)
-				eventually(t, soon, "content arrives", func() bool { return exists(hostB.Path(dir + "/ballast")) })
+				m := send(t, r.a, id, to, append(flags, "--bandwidth", "1MiB", "--compress", "none")...)
+				eventually(t, soon, "content arrives", func() bool { return exists(r.b.Path(dir + "/ballast")) })
 				to.signal(t, syscall.SIGKILL)
 				m.failed(t, 6, "runs on at the source")
 				to.wait(t, soon)
 				to.start(t)
 			}
-			s.assertStayed(t, hostA, hostB)
-			assertAppending(t, hostA.Path(dir+"/appended"))
-			if !within(soon, func() bool { return !exists(hostB.Path(dir)) }) {
+			s.assertStayed(t, r.a, r.b)
+			assertAppending(t, r.a.Path(dir+"/appended"))
+			if !within(soon, func() bool { return !exists(r.b.Path(dir)) }) {
 				t.Errorf("%s is left at the destination", dir)
 			}
-			if left, _ := filepath.Glob(hostB.Path("/srv/" + id + "-file/*")); len(left) > 0 {
+			if left, _ := filepath.Glob(r.b.Path("/srv/" + id + "-file/*")); len(left) > 0 {
 				t.Errorf("left are %v", left)
 			}
-			assertNothingUnderWay(t, hostB, to.dir)
+			assertNothingUnderWay(t, r.b, to.dir)
 		})
 	}
 }

@@ -13,14 +13,19 @@ import (
 // throttled are the flags of a migration over a slow link that slows the container down. Nothing else holds it back.
 var throttled = []string{"--throttle", "--bandwidth", "200mbit", "--cpu-limit", "none"}
 
-// stormy is a server that rewrites all of its memory several times a second, faster than the link could take it.
-func stormy(t *testing.T, id string, flags ...string) *subject {
+// stormy is a server that rewrites all of its memory several times a second, faster than the link could take it. Both engines have the flags.
+func stormy(t *testing.T, r *rig, id string, flags ...string) *subject {
 	t.Helper()
-	s := runContainer(t, hostA, testbed.ContainerSpec{
-		ID: id, Image: "testbed/tools:latest", Network: testbed.NetworkCNI, Flags: flags,
-		Args: []string{"workload", "server", "--listen=:7000", "--memory-mib", "16", "--compressible", "0", "--dirty-pages-per-sec", "40000"},
-	})
-	eventually(t, soon, "the container prints", func() bool { return len(ticks(t, hostA, id)) > 1 })
+	const server = "exec workload server --listen=:7000 --memory-mib 16 --compressible 0 --dirty-pages-per-sec 40000"
+	var s *subject
+	if r.dock != nil {
+		s = runDocked(t, r.dock, r.a, id, server, r.dock.newAddress(), flags...)
+	} else {
+		s = runContainer(t, r.a, testbed.ContainerSpec{
+			ID: id, Image: "testbed/tools:latest", Network: testbed.NetworkCNI, Flags: flags, Args: []string{"sh", "-c", server},
+		})
+	}
+	eventually(t, soon, "the container prints", func() bool { return len(ticks(t, r.a, id)) > 1 })
 	s.addr += ":7000"
 	s.connect(t)
 	return s
@@ -29,16 +34,24 @@ func stormy(t *testing.T, id string, flags ...string) *subject {
 // cpuLimit is what limits the container's CPU time, as its control group has it; empty where it has none, or is gone.
 func cpuLimit(t *testing.T, h *testbed.Host, id string) string {
 	t.Helper()
+	group := "default/" + id
+	if dockOf(h) != nil {
+		full, err := try(h, "docker", "inspect", "--format", "{{.Id}}", id)
+		if err != nil {
+			return ""
+		}
+		group = "docker/" + strings.TrimSpace(full)
+	}
 	return strings.TrimSpace(run(t, h, "sh", "-c", `
-		for f in /sys/fs/cgroup/cpu/default/"$1"/cpu.cfs_quota_us /sys/fs/cgroup/cpu,cpuacct/default/"$1"/cpu.cfs_quota_us /sys/fs/cgroup/default/"$1"/cpu.max; do
+		for f in /sys/fs/cgroup/cpu/"$1"/cpu.cfs_quota_us /sys/fs/cgroup/cpu,cpuacct/"$1"/cpu.cfs_quota_us /sys/fs/cgroup/"$1"/cpu.max; do
 			if [ -e "$f" ]; then cat "$f"; exit; fi
-		done`, "sh", id))
+		done`, "sh", group))
 }
 
 // limitOrSkip is the cpuLimit of a container that was just started.
-func limitOrSkip(t *testing.T, id string) string {
+func limitOrSkip(t *testing.T, h *testbed.Host, id string) string {
 	t.Helper()
-	limit := cpuLimit(t, hostA, id)
+	limit := cpuLimit(t, h, id)
 	if limit == "" {
 		t.Skip("SKIPPED: no CPU time can be limited here")
 	}
@@ -49,19 +62,20 @@ func limitOrSkip(t *testing.T, id string) string {
 // own already.
 func TestThrottle(t *testing.T) {
 	t.Parallel()
+	r := chosen(t)
 	for name, flags := range map[string][]string{"no-limit": nil, "limit": {"--cpu-period", "100000", "--cpu-quota", "60000"}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			id := "throttle-" + name
-			s := stormy(t, id, flags...)
-			limit := limitOrSkip(t, id)
-			to := startAgent(t, hostB)
-			rep := send(t, hostA, id, to, append([]string{"--json"}, throttled...)...).moved(t)
+			s := stormy(t, r, id, flags...)
+			limit := limitOrSkip(t, r.a, id)
+			to := startAgent(t, r.b)
+			rep := send(t, r.a, id, to, append([]string{"--json"}, throttled...)...).moved(t)
 			assertThrottled(t, rep)
-			if got := cpuLimit(t, hostB, id); got != limit {
+			if got := cpuLimit(t, r.b, id); got != limit {
 				t.Errorf("the limit is %q at the destination, and was %q", got, limit)
 			}
-			s.assertMoved(t, hostA, hostB)
+			s.assertMoved(t, r.a, r.b)
 			s.finish(t)
 		})
 	}
@@ -93,6 +107,7 @@ func assertThrottled(t *testing.T, rep *report.Report) {
 // TestThrottleTakenBack ends migrations of a container that is slowed down, in two ways. It runs on as it did before.
 func TestThrottleTakenBack(t *testing.T) {
 	t.Parallel()
+	r := chosen(t)
 	for name, c := range map[string]struct {
 		flags []string
 		sig   syscall.Signal
@@ -105,11 +120,11 @@ func TestThrottleTakenBack(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			id := "throttle-" + name
-			s := stormy(t, id, c.flags...)
-			limit := limitOrSkip(t, id)
-			to := startAgent(t, hostB)
-			m := send(t, hostA, id, to, throttled...)
-			eventually(t, later, "the container is slowed down", func() bool { return cpuLimit(t, hostA, id) != limit || m.ended() })
+			s := stormy(t, r, id, c.flags...)
+			limit := limitOrSkip(t, r.a, id)
+			to := startAgent(t, r.b)
+			m := send(t, r.a, id, to, throttled...)
+			eventually(t, later, "the container is slowed down", func() bool { return cpuLimit(t, r.a, id) != limit || m.ended() })
 			if m.ended() {
 				t.Fatalf("it was never slowed down:\n%s", clip(m.stderr.String()))
 			}
@@ -119,12 +134,12 @@ func TestThrottleTakenBack(t *testing.T) {
 			} else {
 				m.failed(t, 130, "runs on at the source")
 			}
-			eventually(t, soon, "the container has its CPU time back", func() bool { return cpuLimit(t, hostA, id) == limit })
+			eventually(t, soon, "the container has its CPU time back", func() bool { return cpuLimit(t, r.a, id) == limit })
 			if c.sig == syscall.SIGKILL { // the next agent takes away the lock
 				s.progressing(t)
-				assertClean(t, hostB, id)
+				assertClean(t, r.b, id)
 			} else {
-				s.assertStayed(t, hostA, hostB)
+				s.assertStayed(t, r.a, r.b)
 			}
 			s.finish(t)
 		})
