@@ -16,7 +16,7 @@ TESTFLAGS ?=
 MIGRATIONS   ?= 500
 TORTUREFLAGS ?=
 
-# Engine of the workload matrix (containerd, docker) and generation of Docker (26.1, 28.5), rows (names with commas, or how many at
+# Engine of the workload matrix (containerd, docker) and generation of Docker (26.1, 28.5, 28.5+shim), rows (names with commas, or how many at
 # random; all), how often, further flags: make matrix ENGINE=docker DOCKER=26.1 ROWS=redis,bash REPEAT=20 MATRIXFLAGS='--parallel 1'
 ENGINE      ?= containerd
 DOCKER      ?=

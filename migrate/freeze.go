@@ -196,6 +196,9 @@ func (s *sender) pause(ctx context.Context) error {
 	for try := 1; ; try++ {
 		s.frozenAt = time.Now()
 		err := s.eng.Pause(ctx, s.c.ID)
+		if err == nil && try < spawnTries {
+			err = s.passSpawning(ctx)
+		}
 		if err == nil {
 			return nil
 		}
@@ -211,8 +214,22 @@ func (s *sender) pause(ctx context.Context) error {
 
 const (
 	pauseTries = 25
+	spawnTries = 10 // then it is CRIU's to say
 	pauseAgain = 100 * time.Millisecond
 )
+
+// passSpawning lets the container go on if a process of it is just starting another program: its parent could not be dumped. What that
+// takes is over in no time, but a compiler's driver or a shell does it all the while.
+func (s *sender) passSpawning(ctx context.Context) error {
+	spawning, err := s.freezer().Spawning()
+	if err != nil || !spawning {
+		return err
+	}
+	if err := s.eng.Resume(ctx, s.c.ID); err != nil {
+		return fmt.Errorf("let the container go on, which is starting a program: %w", err)
+	}
+	return fmt.Errorf("%w: a process of it is starting another program", engine.ErrBusy)
+}
 
 // refuseNew lets no new connection begin: those that wait to be accepted cannot be dumped, and the container, which still runs,
 // is given a moment to accept them.

@@ -119,6 +119,9 @@ const (
 	kcmpVM   = 1
 )
 
+// SharesMemory says whether two processes have the same memory, as after vfork. It says no of processes that have ended.
+func SharesMemory(pid1, pid2 int) bool { return same(kcmpVM, pid1, pid2, 0, 0) }
+
 // same asks kcmp(2) whether two processes have the same memory, or two descriptors the same open file.
 func same(kind, pid1, pid2, fd1, fd2 int) bool {
 	r, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(pid1), uintptr(pid2), uintptr(kind), uintptr(fd1), uintptr(fd2), 0)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"migrate/internal/report"
+	"migrate/testbed"
 )
 
 // A moment is a phase that a migration is made to stay in for a while, so that something can happen to it there.
@@ -249,3 +250,18 @@ for pid in $(pgrep -x criu); do
 	parent=$(sed 's/.*) . \([0-9]*\) .*/\1/' /proc/$pid/stat 2>/dev/null) || continue
 	if tr '\0' '\n' </proc/$parent/cmdline | grep -qx "$1"; then kill -9 $pid; echo $pid; fi
 done`
+
+// TestSpawning moves a container whose shells start programs all the while: between vfork and exec none of them could be dumped.
+func TestSpawning(t *testing.T) {
+	t.Parallel()
+	const id = "spawning"
+	s := runServer(t, hostA, id, serverFlags{memory: 1, script: "for i in 1 2 3 4; do (while :; do /bin/true; done) & done\n"})
+	agents := map[*testbed.Host]*agent{hostA: startAgent(t, hostA), hostB: startAgent(t, hostB)}
+	from, to := hostA, hostB
+	for range 4 {
+		send(t, from, id, agents[to], "--json").moved(t)
+		s.assertMoved(t, from, to)
+		from, to = to, from
+	}
+	s.finish(t)
+}

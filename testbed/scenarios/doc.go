@@ -7,6 +7,6 @@
 //	go test ./testbed/scenarios -run TestMoveRedis -v
 //
 // MIGRATE_BINARY names a program to test instead of the one that is built from the checkout, MIGRATE_SCENARIOS_NAME a testbed of
-// another name, to run beside another run. With MIGRATE_SCENARIOS_ENGINE=docker the failure tests have their containers on Docker 26.1, and
-// TestDockerCrash is whole; other tests are not concerned.
+// another name, to run beside another run. With MIGRATE_SCENARIOS_ENGINE=docker the failure tests have their containers on Docker 26.1, with
+// docker-28.5 on that with the shim, and TestDockerCrash and TestDockerShimFaults are whole; other tests are not concerned.
 package scenarios

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"migrate/internal/preflight"
+	"migrate/internal/track"
 )
 
 // Options name the container.
@@ -96,17 +97,10 @@ func mayExceed(procs []*preflight.Process, limit int64) bool {
 func findShared(c *preflight.Container) {
 	known := known(c)
 	for _, p := range c.Procs {
-		if known[p.PPid] && sharesMemory(p.Pid, p.PPid) {
+		if known[p.PPid] && track.SharesMemory(p.Pid, p.PPid) {
 			p.Shares = p.PPid
 		}
 	}
-}
-
-// sharesMemory asks the kernel. It says no of processes that have ended.
-func sharesMemory(a, b int) bool {
-	const memory = 1
-	same, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(a), uintptr(b), memory, 0, 0, 0)
-	return errno == 0 && same == 0
 }
 
 // findZombies finds out which pidfds refer to processes that have ended and were not waited for: a cgroup does not list them, but
@@ -221,7 +215,7 @@ func forget(c *preflight.Container) error {
 		if p.State == 'D' || !there[p.PPid] {
 			newReader().refresh(p)
 		}
-		if p.Shares != 0 && !sharesMemory(p.Pid, p.Shares) {
+		if p.Shares != 0 && !track.SharesMemory(p.Pid, p.Shares) {
 			p.Shares = 0
 		}
 	}

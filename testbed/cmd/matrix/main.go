@@ -54,7 +54,7 @@ func app() *cli.App {
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "list", Usage: "only print the rows"},
 			&cli.StringFlag{Name: "engine", Value: containerdEngine, Usage: "`ENGINE` that containers are run with: containerd, docker"},
-			&cli.StringFlag{Name: "docker", Usage: "`GENERATION` of Docker, with --engine docker: 26.1 (default), 28.5"},
+			&cli.StringFlag{Name: "docker", Usage: "`GENERATION` of Docker, with --engine docker: 26.1 (default), 28.5, 28.5+shim"},
 			&cli.StringFlag{Name: "rows", Usage: "`ROWS` to run: names with commas, or how many to choose at random; default: all"},
 			&cli.IntFlag{Name: "repeat", Value: 1, Usage: "run each row `N` times"},
 			&cli.IntFlag{Name: "parallel", Value: 2, Usage: "run `N` rows at once"},

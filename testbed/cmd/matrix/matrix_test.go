@@ -17,6 +17,7 @@ func TestGeneration(t *testing.T) {
 		{"containerd", "26.1", testbed.DockerNone, true},
 		{"docker", "", testbed.Docker26, false},
 		{"docker", "28.5", testbed.Docker28, false},
+		{"docker", "28.5+shim", testbed.Docker28Shim, false},
 		{"podman", "", testbed.DockerNone, true},
 	} {
 		if got, err := generation(c.engine, c.docker); got != c.want || (err != nil) != c.bad {
