@@ -243,17 +243,20 @@ func ticks(t *testing.T, h *testbed.Host, id string) []int {
 		if !strings.HasSuffix(l, "\n") {
 			break // being written
 		}
-		f := strings.Fields(l)
-		if len(f) != 3 || f[0] != "tick" {
-			t.Errorf("%s: the log of %s has the line %q", h.Name, id, l)
-			continue
-		}
-		n, err := strconv.Atoi(f[1])
-		if err != nil {
-			t.Errorf("%s: the log of %s has the line %q", h.Name, id, l)
-		}
-		all = append(all, n)
+		all = appendTick(t, all, h, id, l)
 	}
+	return all
+}
+
+// appendTick reads a line of a container's log.
+func appendTick(t *testing.T, all []int, h *testbed.Host, id, line string) []int {
+	t.Helper()
+	if f := strings.Fields(line); len(f) == 3 && f[0] == "tick" {
+		if n, err := strconv.Atoi(f[1]); err == nil {
+			return append(all, n)
+		}
+	}
+	t.Errorf("%s: the log of %s has the line %q", h.Name, id, line)
 	return all
 }
 

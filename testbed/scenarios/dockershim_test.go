@@ -37,37 +37,52 @@ func TestDockerShim(t *testing.T) {
 	})
 }
 
-// TestShimByName runs containers of both engines with the shim under its own name, and moves that of containerd.
+// TestShimByName runs containers of both engines with the shim under its own name, and moves them.
 func TestShimByName(t *testing.T) {
 	t.Parallel()
 	a, b := dock28shim.up(t)
-	const runtime, name = "io.containerd.migrate.v1", "by-name"
-	for _, h := range []*testbed.Host{a, b} {
-		run(t, h, "ln", "-sf", testbed.StockShim, "/usr/local/bin/containerd-shim-migrate-v1")
-	}
-	dockerRun(t, dock28shim, a, name+"-docker", "--runtime", runtime, "testbed/tools:latest", "sleep", "1000")
-	run(t, a, "docker", "exec", name+"-docker", "true")
-	run(t, a, "docker", "restart", "--time", "0", name+"-docker")
-	t.Cleanup(func() {
-		for _, h := range []*testbed.Host{a, b} {
-			_, _ = try(h, "sh", "-c", `ctr tasks delete --force "$1"; ctr containers delete "$1"`, "sh", name)
+	const runtime, at = "io.containerd.migrate.v1", "/usr/local/bin/containerd-shim-migrate-v1"
+	run(t, a, "ln", "-sf", testbed.StockShim, at)
+	t.Run("docker", func(t *testing.T) {
+		const name = "by-name-docker"
+		dockerRun(t, dock28shim, a, name, "--runtime", runtime, "--network", testbed.DockerNetwork, "testbed/tools:latest", "workload", "server", "--listen=", "--memory-mib", "4")
+		run(t, a, "docker", "exec", name, "true")
+		run(t, a, "docker", "restart", "--time", "0", name)
+		to := startAgent(t, b)
+		send(t, a, name, to, "--engine", "docker").failed(t, 4, runtime, "install containerd-shim-migrate-v1", "never stopped")
+		run(t, b, "ln", "-sf", testbed.StockShim, at)
+		send(t, a, name, to, "--json", "--engine", "docker").moved(t)
+		assertDocked(t, name, b, a)
+		if got := run(t, b, "docker", "inspect", "--format", "{{.HostConfig.Runtime}}", name); got != runtime {
+			t.Errorf("the container has the runtime %q", got)
 		}
+		run(t, b, "docker", "exec", name, "true")
+		run(t, b, "docker", "restart", "--time", "0", name)
+		assertNothingUnderWay(t, b, to.dir)
 	})
-	run(t, a, "sh", "-c", `docker save testbed/tools:latest | ctr images import --base-name testbed/tools --local -`)
-	image := strings.Fields(run(t, a, "ctr", "images", "ls", "-q"))[0]
-	run(t, a, "ctr", "run", "--detach", "--runtime", runtime, "--log-uri", "file:///var/log/"+name, image, name, "workload", "server", "--listen=", "--memory-mib", "4")
-	to := startAgent(t, b)
-	send(t, a, name, to, "--json", "--engine", "containerd").moved(t)
-	if got := taskStatus(t, b, name); got != "RUNNING" {
-		t.Errorf("the container is %q at the destination", got)
-	}
-	if got := run(t, b, "ctr", "containers", "info", name); !strings.Contains(got, runtime) {
-		t.Errorf("the container has another runtime: %s", got)
-	}
-	run(t, b, "ctr", "tasks", "exec", "--exec-id", "e", name, "true")
-	run(t, b, "ctr", "tasks", "kill", "--signal", "KILL", name)
-	eventually(t, soon, "the container has stopped", func() bool { return status(t, b, name) != "RUNNING" })
-	assertNothingUnderWay(t, b, to.dir)
+	t.Run("containerd", func(t *testing.T) {
+		const name = "by-name"
+		t.Cleanup(func() {
+			for _, h := range []*testbed.Host{a, b} {
+				_, _ = try(h, "sh", "-c", `ctr tasks delete --force "$1"; ctr containers delete "$1"`, "sh", name)
+			}
+		})
+		run(t, a, "sh", "-c", `docker save testbed/tools:latest | ctr images import --base-name testbed/tools --local -`)
+		image := strings.Fields(run(t, a, "ctr", "images", "ls", "-q"))[0]
+		run(t, a, "ctr", "run", "--detach", "--runtime", runtime, "--log-uri", "file:///var/log/"+name, image, name, "workload", "server", "--listen=", "--memory-mib", "4")
+		to := startAgent(t, b)
+		send(t, a, name, to, "--json", "--engine", "containerd").moved(t)
+		if got := taskStatus(t, b, name); got != "RUNNING" {
+			t.Errorf("the container is %q at the destination", got)
+		}
+		if got := run(t, b, "ctr", "containers", "info", name); !strings.Contains(got, runtime) {
+			t.Errorf("the container has another runtime: %s", got)
+		}
+		run(t, b, "ctr", "tasks", "exec", "--exec-id", "e", name, "true")
+		run(t, b, "ctr", "tasks", "kill", "--signal", "KILL", name)
+		eventually(t, soon, "the container has stopped", func() bool { return status(t, b, name) != "RUNNING" })
+		assertNothingUnderWay(t, b, to.dir)
+	})
 }
 
 // shimBundles is where containerd keeps the bundles of Docker's tasks.

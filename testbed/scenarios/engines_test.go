@@ -192,16 +192,7 @@ func dockTicks(t *testing.T, h *testbed.Host, id string) (all []int) {
 		return nil
 	}
 	for _, l := range lines(out) {
-		f := strings.Fields(l)
-		if len(f) != 3 || f[0] != "tick" {
-			t.Errorf("%s: the log of %s has the line %q", h.Name, id, l)
-			continue
-		}
-		n, err := strconv.Atoi(f[1])
-		if err != nil {
-			t.Errorf("%s: the log of %s has the line %q", h.Name, id, l)
-		}
-		all = append(all, n)
+		all = appendTick(t, all, h, id, l)
 	}
 	return all
 }

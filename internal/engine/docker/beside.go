@@ -113,7 +113,7 @@ func (e *Engine) resumeBeside(ctx context.Context, name string) error {
 // endBeside kills what is left of a container that the daemon does not count as running, as one that was killed itself while it started the
 // container leaves it, and takes away what containerd has of it. It is one round, to be repeated until nothing is left.
 func (e *Engine) endBeside(ctx context.Context, id string) (gone bool, err error) {
-	state := filepath.Join(e.runtimeRoot(), id)
+	state := filepath.Join(e.runtimeRoot(id), id)
 	shims, err := local.Shims(e.opts.Namespace, id)
 	if err != nil {
 		return false, err
@@ -142,7 +142,7 @@ func (e *Engine) endBeside(ctx context.Context, id string) (gone bool, err error
 
 // killProcesses kills all processes of the container that runc knows of, frozen or not.
 func (e *Engine) killProcesses(id string) {
-	state, err := local.ReadRuncState(e.runtimeRoot(), id)
+	state, err := local.ReadRuncState(e.runtimeRoot(id), id)
 	if err != nil {
 		return
 	}
@@ -188,7 +188,7 @@ func (e *Engine) forgetBeside(ctx context.Context, id string) error {
 
 // freezer is that of the container's cgroup.
 func (e *Engine) freezer(id string) *criu.Freezer {
-	state, err := local.ReadRuncState(e.runtimeRoot(), id)
+	state, err := local.ReadRuncState(e.runtimeRoot(id), id)
 	if err != nil {
 		return criu.NewFreezer("")
 	}

@@ -14,6 +14,7 @@ import (
 
 	"migrate/internal/engine"
 	"migrate/internal/engine/local"
+	"migrate/internal/shim/sign"
 )
 
 // CheckFree implements engine.Engine. It asks everything before the first byte is shipped, and changes nothing.
@@ -75,6 +76,9 @@ func (e *Engine) checkDaemon(ctx context.Context, info system.Info, c *engine.Co
 	if err := e.checkStorage(info); err != nil {
 		return err
 	}
+	if c.Runtime == sign.Name {
+		return e.checkShim(ctx, info)
+	}
 	if c.Network.Mode != engine.NetworkManaged && c.Network.Mode != engine.NetworkNone {
 		return nil
 	}
@@ -84,6 +88,20 @@ func (e *Engine) checkDaemon(ctx context.Context, info system.Info, c *engine.Co
 	}
 	return unfit("put containerd-shim-migrate-v1 in the place of the stock shim at the destination (docs/DOCKER.md), or use Docker before 28 there; or give the container the host's network (--network host), or that of a container that runs there (--network container:NAME)",
 		"Docker %s cannot restore a container into a network namespace that the runtime makes: it looks for the namespace before there is a process", info.ServerVersion)
+}
+
+// checkShim is for containers that are to run with the shim under its own name.
+func (e *Engine) checkShim(ctx context.Context, info system.Info) error {
+	const remedy = "install containerd-shim-migrate-v1 at the destination (docs/DOCKER.md), or make the container with --runtime runc"
+	if holds, err := e.holdsRestores(ctx, info, sign.Name); err != nil { // most likely it is not there, in containerd's words
+		return unfit(remedy, "the container runs with the shim %s, which does not answer on this host: %v", sign.Name, err)
+	} else if !holds {
+		return unfit(remedy, "the container runs with the shim %s, and what this host has by that name is not it", sign.Name)
+	}
+	if v, err := local.ParseVersion(info.ServerVersion); err != nil || v.Major <= lastGood {
+		return unfit("use Docker 28 or later at the destination, or make the container with --runtime runc", "the container runs with the shim %s, which Docker %s does not need", sign.Name, info.ServerVersion)
+	}
+	return nil
 }
 
 // unfit is a refusal of what cannot be moved, or not here, with what to do about it.

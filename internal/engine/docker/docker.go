@@ -170,10 +170,17 @@ func (e *Engine) call(ctx context.Context, limit time.Duration) (context.Context
 // what names a container in an error.
 func what(name string) string { return fmt.Sprintf("Docker container %q", name) }
 
-// runtimeRoot is where the daemon lets runc keep its state (moby, daemon/runtime_unix.go).
-func (e *Engine) runtimeRoot() string {
+// runtimeRoot is where runc keeps the state of a container: where the daemon lets it (moby, daemon/runtime_unix.go), or where shims do
+// that the daemon knows by no more than their name (containerd, cmd/containerd-shim-runc-v2/process, RuncRoot).
+func (e *Engine) runtimeRoot(id string) string {
+	byName := filepath.Join(shimRoot, e.opts.Namespace)
+	if _, err := os.Stat(filepath.Join(byName, id)); err == nil && id != "" {
+		return byName
+	}
 	return filepath.Join(e.opts.ExecRoot, "runtime-runc", e.opts.Namespace)
 }
+
+const shimRoot = "/run/containerd/runc"
 
 // containerDir is where the daemon keeps a container's own files.
 func (e *Engine) containerDir(id string) string { return filepath.Join(e.root, "containers", id) }

@@ -16,7 +16,7 @@ func (e *Engine) handles(ctx context.Context, s *subject, c *engine.Container) (
 	}
 	h := &engine.Handles{
 		Status: status(r.State), Pid: r.State.Pid,
-		RuntimeRoot: e.runtimeRoot(), RuntimeID: r.ID, RuntimePath: e.opts.Runc,
+		RuntimeRoot: e.runtimeRoot(r.ID), RuntimeID: r.ID, RuntimePath: e.opts.Runc,
 		Bundle: s.bundle, Upper: upper,
 		CRIUConfig: s.state.CRIUConfig(), Mounts: s.state.BindMounts(), CgroupFreeze: s.state.Freezer(), Passed: s.state.Descriptors,
 	}

@@ -92,7 +92,7 @@ func (e *Engine) load(ctx context.Context, id string) (*subject, error) {
 		return nil, err
 	}
 	s := &subject{record: c}
-	if s.state, err = local.ReadRuncState(e.runtimeRoot(), c.ID); err != nil {
+	if s.state, err = local.ReadRuncState(e.runtimeRoot(c.ID), c.ID); err != nil {
 		return nil, fmt.Errorf("inspect %s: %w", what(id), err)
 	}
 	s.bundle = s.state.Bundle()

@@ -4,12 +4,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
 
 	"migrate/internal/engine"
+	"migrate/internal/shim/sign"
 )
 
 // options is what of a container only Docker understands.
@@ -67,7 +69,7 @@ func checkKind(r *container.InspectResponse) error {
 		{len(h.Devices)+len(h.DeviceRequests)+len(h.DeviceCgroupRules) > 0, "it has devices", "make it without --device and --gpus"},
 		{len(h.VolumesFrom) > 0, "it has volumes of other containers (--volumes-from)", "give it the volumes themselves"},
 		{len(h.Links) > 0, "it has links to other containers (--link)", "use a user-defined network"},
-		{h.Runtime != "" && h.Runtime != "runc" && h.Runtime != "io.containerd.runc.v2", fmt.Sprintf("it runs under the runtime %q", h.Runtime), "make it with --runtime runc"},
+		{!slices.Contains([]string{"", "runc", sign.StockName, sign.Name}, h.Runtime), fmt.Sprintf("it runs under the runtime %q", h.Runtime), "make it with --runtime runc"},
 		{h.CgroupParent != "", "it has a cgroup parent of its own", "make it without --cgroup-parent"},
 		{len(h.StorageOpt) > 0, "it has storage options", "make it without --storage-opt"},
 		{h.UsernsMode != "", "it chooses its user namespace", "make it without --userns"},

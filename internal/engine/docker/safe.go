@@ -14,6 +14,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"migrate/internal/engine"
+	"migrate/internal/shim/sign"
 )
 
 // names as the daemon takes them (moby, daemon/names/names.go).
@@ -68,6 +69,9 @@ func safeHostConfig(h *container.HostConfig, s *specs.Spec) (*container.HostConf
 	}
 	if !slices.Contains([]container.IpcMode{"", container.IPCModePrivate, container.IPCModeNone}, h.IpcMode) {
 		return nil, fmt.Errorf("IPC mode %q: %w", h.IpcMode, engine.ErrUnsupported)
+	}
+	if h.Runtime == sign.Name { // others are what the daemon chooses
+		out.Runtime = h.Runtime
 	}
 	return out, nil
 }

@@ -43,7 +43,10 @@ func (e *Engine) way(ctx context.Context, info system.Info) (way, error) {
 	if ok, err := e.fillsNamespaces(ctx, info); err != nil || ok {
 		return byHook, err
 	}
-	if ok, err := e.holdsRestores(ctx, info); err != nil || ok {
+	if !runsStock(info) {
+		return joinedOnly, nil
+	}
+	if ok, err := e.holdsRestores(ctx, info, sign.StockName); err != nil || ok {
 		return byShim, err
 	}
 	return joinedOnly, nil
@@ -67,7 +70,7 @@ func (e *Engine) fillsNamespaces(ctx context.Context, info system.Info) (bool, e
 		if mode.IsHost() || mode.IsContainer() {
 			continue
 		}
-		state, err := local.ReadRuncState(e.runtimeRoot(), other.ID)
+		state, err := local.ReadRuncState(e.runtimeRoot(other.ID), other.ID)
 		if err != nil {
 			continue // it may just have ended
 		}
@@ -82,9 +85,9 @@ func (e *Engine) fillsNamespaces(ctx context.Context, info system.Info) (bool, e
 	return v.Major <= lastGood, nil
 }
 
-// holdsRestores asks the daemon's containerd what its shim says of itself. containerd looks for the shim as it does when it starts one.
-func (e *Engine) holdsRestores(ctx context.Context, info system.Info) (bool, error) {
-	if info.Containerd == nil || info.Containerd.Address == "" || !runsStock(info) {
+// holdsRestores asks the daemon's containerd what a runtime's shim says of itself. containerd looks for the shim as it does when it starts one.
+func (e *Engine) holdsRestores(ctx context.Context, info system.Info, runtime string) (bool, error) {
+	if info.Containerd == nil || info.Containerd.Address == "" {
 		return false, nil
 	}
 	ctx, cancel := e.call(namespaces.WithNamespace(ctx, e.opts.Namespace), callLimit)
@@ -94,7 +97,7 @@ func (e *Engine) holdsRestores(ctx context.Context, info system.Info) (bool, err
 		return false, fmt.Errorf("connect to Docker's containerd at %s: %w", info.Containerd.Address, err)
 	}
 	defer c.Close()
-	shim, err := c.RuntimeInfo(ctx, sign.StockName, nil)
+	shim, err := c.RuntimeInfo(ctx, runtime, nil)
 	if errdefs.IsNotImplemented(err) {
 		return false, nil // a containerd that is older than the question
 	}
