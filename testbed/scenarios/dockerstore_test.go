@@ -43,12 +43,12 @@ func dockerStore(t *testing.T, h *testbed.Host) string {
 }
 
 // storeImage makes an image that only the first host has, whatever other tests bring to the others.
-func storeImage(t *testing.T, d *dock) string {
+func storeImage(t *testing.T, d *dock, name string) string {
 	t.Helper()
-	const made, image = "store-made", "store-image:1"
+	made, image := name+"-made", name+":1"
 	a := d.bed.Host("a")
 	run(t, a, "docker", "create", "--name", made, "testbed/tools:latest")
-	run(t, a, "docker", "commit", "--change", "LABEL made=here", made, image)
+	run(t, a, "docker", "commit", "--change", "LABEL made="+name, made, image)
 	run(t, a, "docker", "rm", made)
 	return image
 }
@@ -63,7 +63,7 @@ func TestDockerStores(t *testing.T) {
 		t.Fatal("the hosts' storage is not as asked for")
 	}
 	const name = "store-ring"
-	dockerRun(t, stores26, a, name, "--network", testbed.DockerNetwork, "--ip", stores26.address(60), storeImage(t, stores26), "workload", "server", "--memory-mib", "4")
+	dockerRun(t, stores26, a, name, "--network", testbed.DockerNetwork, "--ip", stores26.address(60), storeImage(t, stores26, "store-image"), "workload", "server", "--memory-mib", "4")
 	run(t, a, "docker", "exec", "--user", "root", name, "sh", "-c", "echo changed >/etc/changed; rm /usr/bin/yes")
 	client := start(t, b, "workload", "client", "--addr", stores26.address(60)+":7000", "--duration", "0", "--timeout", "60s")
 	ids := map[string]string{"a": dockerID(t, a, name)}
@@ -139,7 +139,7 @@ func TestDockerStores28(t *testing.T) {
 	t.Parallel()
 	a, b := dock28.up(t)
 	const name = "store28"
-	dockerRun(t, dock28, a, name, "--network", "host", storeImage(t, dock28), "workload", "server", "--listen=", "--memory-mib", "4")
+	dockerRun(t, dock28, a, name, "--network", "host", storeImage(t, dock28, "store-image"), "workload", "server", "--listen=", "--memory-mib", "4")
 	run(t, a, "docker", "exec", "--user", "root", name, "sh", "-c", "echo changed >/etc/changed")
 	toA, toB := startAgent(t, a), startAgent(t, b)
 	id := dockerID(t, a, name)
