@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"runtime/debug"
 	"slices"
 
 	"github.com/urfave/cli/v2"
@@ -56,9 +57,18 @@ func checkCommand(env environment) *cli.Command {
 			if err != nil {
 				return err
 			}
+			defer collectLate()()
 			return check(c.Context, o, c.Bool("canary"), env)
 		},
 	}
+}
+
+// collectLate has garbage collected only once there is a lot of it, until the function that it returns is called: a check ends before long, and
+// all that it reads of a thousand processes is a few megabytes.
+func collectLate() (end func()) {
+	const lot = 128 << 20
+	percent, limit := debug.SetGCPercent(-1), debug.SetMemoryLimit(lot)
+	return func() { debug.SetGCPercent(percent); debug.SetMemoryLimit(limit) }
 }
 
 // parseCheck reads the same flags as send does, as far as there are arguments for them.

@@ -43,7 +43,7 @@ type Event struct {
 // The verdict's FIFO is opened both ways first, which never blocks, and the writing end let go: whenever the agent dies, also
 // before this very moment, reading gives end-of-file.
 const script = `#!/bin/sh
-cd '%s' || exit 1
+%scd '%s' || exit 1
 case "$CRTOOLS_SCRIPT_ACTION" in
 %s)
 	exec 3<>verdict 4<verdict 3>&- || exit 1
@@ -60,7 +60,11 @@ esac
 
 // NewHook makes the script and FIFOs in dir, a directory of this process alone, and holds at each of the actions given
 // until it is released.
-func NewHook(dir string, hold ...string) (*Hook, error) {
+func NewHook(dir string, hold ...string) (*Hook, error) { return NewHookAfter(nil, dir, hold...) }
+
+// NewHookAfter is NewHook with scripts that are called before, at every action: when one fails, nothing else is done at that action. CRIU, which
+// could be given all of them, calls all of them whatever the first one says.
+func NewHookAfter(before []string, dir string, hold ...string) (*Hook, error) {
 	if strings.ContainsAny(dir, "'\n\"") {
 		return nil, fmt.Errorf("hook directory %q: quotes and newlines are not allowed", dir)
 	}
@@ -82,7 +86,11 @@ func NewHook(dir string, hold ...string) (*Hook, error) {
 		}
 		*f.to = file
 	}
-	text := fmt.Sprintf(script, dir, strings.Join(hold, " | "), os.Getpid())
+	var first strings.Builder
+	for _, other := range before {
+		fmt.Fprintf(&first, "'%s' || exit 1\n", strings.ReplaceAll(other, "'", `'\''`))
+	}
+	text := fmt.Sprintf(script, &first, dir, strings.Join(hold, " | "), os.Getpid())
 	if err := os.WriteFile(h.Script(), []byte(text), 0o700); err != nil {
 		h.Close()
 		return nil, fmt.Errorf("write action script: %w", err)

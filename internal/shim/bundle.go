@@ -90,13 +90,25 @@ func (b *bundle) readConfig(annotations map[string]string) ([]byte, error) {
 
 // workDir is the work directory that a configuration of CRIU sets, or "".
 func workDir(config []byte) (dir string) {
-	for line := range strings.Lines(string(config)) {
-		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
-		if strings.TrimLeft(name, "-") == "work-dir" {
-			dir = strings.Trim(strings.TrimSpace(value), `"`)
-		}
+	if dirs := option(&config, "work-dir"); len(dirs) > 0 {
+		dir = dirs[len(dirs)-1]
 	}
 	return dir
+}
+
+// option takes all lines with an option out of a configuration of CRIU, and returns its values.
+func option(config *[]byte, option string) (values []string) {
+	var rest []byte
+	for line := range strings.Lines(string(*config)) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if strings.TrimLeft(name, "-") == option {
+			values = append(values, strings.Trim(strings.TrimSpace(value), `"`))
+		} else {
+			rest = append(rest, line...)
+		}
+	}
+	*config = rest
+	return values
 }
 
 // write makes the shim's directory and points the specification at it.
@@ -107,18 +119,18 @@ func (b *bundle) write(spec *spec, config []byte) error {
 	if err := b.left.write(b.path); err != nil {
 		return err
 	}
+	var before []string
+	if b.point == criu.ActionSetupNamespaces {
+		// others prepare the namespaces before anybody sees them, and nobody sees them if they fail: who connects a namespace that was not
+		// locked draws the container's peers to where nobody knows them
+		before = option(&config, "action-script")
+	}
 	var err error
-	if b.hook, err = criu.NewHook(b.own(""), b.point); err != nil {
+	if b.hook, err = criu.NewHookAfter(before, b.own(""), b.point); err != nil {
 		return err
 	}
-	ours := []byte("\naction-script \"" + b.hook.Script() + "\"\n")
-	if b.point == criu.ActionSetupNamespaces {
-		// called last: others may prepare the namespaces before anybody sees them
-		config = append(ours, config...)
-	} else {
-		// called first: what others hold, they hold when the task is started
-		config = append(config, ours...)
-	}
+	// called last configured first: what others hold at the other point, they hold when the task is started
+	config = append(config, "\naction-script \""+b.hook.Script()+"\"\n"...)
 	if err := os.WriteFile(b.own(configName), config, 0o600); err != nil {
 		return fmt.Errorf("write the configuration of CRIU: %w", err)
 	}

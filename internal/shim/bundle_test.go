@@ -2,9 +2,11 @@ package shim
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	taskAPI "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/api/types/runc/options"
@@ -72,21 +74,49 @@ func TestArrange(t *testing.T) {
 	}
 }
 
-// TestOrderOfScripts has others prepare a namespace before the shim has it filled.
+// TestOrderOfScripts has others prepare a namespace before the shim has it filled, and nobody hears of a namespace that one of them refuses.
 func TestOrderOfScripts(t *testing.T) {
-	config := filepath.Join(t.TempDir(), "mine.conf")
-	writeFile(t, config, "action-script \"/mine\"")
-	dir := t.TempDir()
-	writeFile(t, filepath.Join(dir, "config.json"), `{"annotations":{"org.criu.config":"`+config+`"},"linux":{"namespaces":[{"type":"network"}]}}`)
-	b, err := arrange(namespace, &taskAPI.CreateTaskRequest{ID: taskID, Bundle: dir})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if text, err := os.ReadFile(b.own(configName)); err != nil || !strings.HasSuffix(strings.TrimSpace(string(text)), "action-script \"/mine\"") || !strings.Contains(string(text), b.hook.Script()) {
-		t.Errorf("configuration: %s, %v", text, err)
-	}
-	if err := b.settle(); err != nil {
-		t.Error(err)
+	for other, want := range map[string]string{"exit 0": "setup-namespaces", "exit 1": ""} {
+		t.Run(other, func(t *testing.T) {
+			dir := t.TempDir()
+			theirs, config := filepath.Join(dir, "their's"), filepath.Join(dir, "mine.conf")
+			if err := os.WriteFile(theirs, []byte("#!/bin/sh\necho $CRTOOLS_SCRIPT_ACTION >>"+dir+"/called\n"+other+"\n"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			writeFile(t, config, "tcp-established\naction-script \""+theirs+"\"")
+			writeFile(t, filepath.Join(dir, "config.json"), `{"annotations":{"org.criu.config":"`+config+`"},"linux":{"namespaces":[{"type":"network"}]}}`)
+			b, err := arrange(namespace, &taskAPI.CreateTaskRequest{ID: taskID, Bundle: dir})
+			if err != nil {
+				t.Fatal(err)
+			}
+			text, err := os.ReadFile(b.own(configName))
+			if err != nil || strings.Contains(string(text), theirs) || strings.Count(string(text), "action-script") != 1 || !strings.Contains(string(text), "tcp-established\n") {
+				t.Errorf("configuration: %s, %v", text, err)
+			}
+			if err := b.hook.Release(true); err != nil {
+				t.Fatal(err)
+			}
+			cmd := exec.Command(b.hook.Script())
+			cmd.Env = append(os.Environ(), "CRTOOLS_SCRIPT_ACTION=setup-namespaces", "CRTOOLS_INIT_PID=42")
+			if err := cmd.Run(); (err == nil) != (want != "") {
+				t.Errorf("the script ends with %v", err)
+			}
+			said := ""
+			select {
+			case ev := <-b.hook.Events():
+				said = ev.Action
+			case <-time.After(100 * time.Millisecond):
+			}
+			if said != want {
+				t.Errorf("the shim hears %q, want %q", said, want)
+			}
+			if called, _ := os.ReadFile(dir + "/called"); string(called) != "setup-namespaces\n" {
+				t.Errorf("the other script was called for %q", called)
+			}
+			if err := b.settle(); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 

@@ -15,8 +15,9 @@
 // CRIU takes back what it did. A configuration of CRIU that the container's specification names is kept, action scripts included.
 //
 // A restore is held when the namespaces exist and nothing in them, if the runtime makes the container a network namespace, which
-// somebody has to fill; else when everything is restored but does not run yet. CRIU calls the script that is configured last first: there other
-// scripts come before the shim's, and can prepare the namespace, here after it.
+// somebody has to fill; else when everything is restored but does not run yet. There other scripts
+// that are configured are called by the shim's, before anything is said, and can prepare the namespace: when one fails, nobody hears of it. Here CRIU calls them
+// after the shim's, since it calls the one that is configured last first.
 //
 // While a restore is held, or goes on after it was let go, the first process, CRIU and runc are watched: CRIU would wait for ever for a
 // process that was killed, and without CRIU processes run on by themselves. What a restore that was cut off leaves, is taken away,

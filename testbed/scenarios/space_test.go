@@ -1,6 +1,7 @@
 package scenarios
 
 import (
+	"fmt"
 	"testing"
 
 	"migrate/testbed"
@@ -9,7 +10,11 @@ import (
 // TestDiskFull has the engine of a host on a small file system, which is too small in various ways.
 func TestDiskFull(t *testing.T) {
 	r := chosen(t)
-	disk := r.smallDisk(t, r.last, "96m")
+	mib := 96
+	if r.dock != nil {
+		mib = 200 // it keeps layers packed and unpacked for a while
+	}
+	disk := r.smallDisk(t, r.last, mib)
 	to := startAgent(t, r.last)
 	check := func(t *testing.T, s *subject) {
 		t.Helper()
@@ -21,14 +26,14 @@ func TestDiskFull(t *testing.T) {
 		s.finish(t)
 	}
 	t.Run("image", func(t *testing.T) {
-		shell(t, r.last, `head -c 90M /dev/zero >"$1/ballast"`, disk)
+		shell(t, r.last, `head -c "$2"M /dev/zero >"$1/ballast"`, disk, fmt.Sprint(mib-6))
 		s := runServer(t, r.a, "full-image", serverFlags{memory: 1})
 		send(t, r.a, s.id, to).failed(t, 9, "destination", "free disk")
 		run(t, r.last, "rm", disk+"/ballast")
 		check(t, s)
 	})
 	t.Run("files known before", func(t *testing.T) {
-		s := runServer(t, r.a, "full-files", serverFlags{memory: 1, files: 100 << 10, noClient: true})
+		s := runServer(t, r.a, "full-files", serverFlags{memory: 1, files: (mib + 4) << 10, noClient: true})
 		checkSpace(t, r.a, s, to)
 		send(t, r.a, s.id, to).failed(t, 9, "destination", "free disk")
 		check(t, s)
@@ -40,7 +45,7 @@ func TestDiskFull(t *testing.T) {
 		eventually(t, later, "files arrive", func() bool {
 			return m.ended() || exitCode(r.last.Command(t.Context(), "sh", "-c", "find "+disk+" -name '.*ballast*' -o -name ballast | grep -q .").Run()) == 0
 		})
-		_, _ = try(r.last, "sh", "-c", "head -c 200M /dev/zero >"+disk+"/filler")
+		_, _ = try(r.last, "sh", "-c", fmt.Sprintf("head -c %dM /dev/zero >%s/filler", 2*mib, disk))
 		m.failed(t, 9, "destination", "free disk", "never stopped")
 		run(t, r.last, "rm", disk+"/filler")
 		check(t, s)
@@ -55,7 +60,7 @@ func TestDiskFull(t *testing.T) {
 }
 
 // smallDisk gives a host's engine a small disk without any images, until the test ends. Docker keeps its networks there, too.
-func (r *rig) smallDisk(t *testing.T, h *testbed.Host, size string) string {
+func (r *rig) smallDisk(t *testing.T, h *testbed.Host, mib int) string {
 	t.Helper()
 	disk := "/var/lib/containerd"
 	if r.dock != nil {
@@ -63,7 +68,7 @@ func (r *rig) smallDisk(t *testing.T, h *testbed.Host, size string) string {
 	}
 	r.killDaemon(t, h)
 	shell(t, h, `mkdir -p /run/scn/networks; ! [ -e "$1/network" ] || cp -a "$1/network" /run/scn/networks
-		mount -t tmpfs -o "size=$2" small "$1"; mv /run/scn/networks/* "$1" 2>/dev/null || true; rmdir /run/scn/networks`, disk, size)
+		mount -t tmpfs -o "size=$2m" small "$1"; mv /run/scn/networks/* "$1" 2>/dev/null || true; rmdir /run/scn/networks`, disk, fmt.Sprint(mib))
 	t.Cleanup(func() {
 		r.killDaemon(t, h)
 		if out, err := try(h, "umount", disk); err != nil {

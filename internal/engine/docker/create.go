@@ -89,6 +89,9 @@ func (e *Engine) createRequest(ctx context.Context, c *engine.Container, spec js
 	if err != nil {
 		return nil, err
 	}
+	if err := bindLater(host); err != nil {
+		return nil, err
+	}
 	switch c.Network.Mode {
 	case engine.NetworkHost:
 		host.NetworkMode = "host"

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -141,6 +143,28 @@ func safeMounts(h *container.HostConfig, s *specs.Spec) ([]mount.Mount, error) {
 	}
 	slices.SortFunc(out, func(a, b mount.Mount) int { return strings.Compare(a.Target, b.Target) })
 	return out, nil
+}
+
+// bindLater has the daemon look for the sources of binds that are not there yet, files that the peer sends, only when it starts the container: of mounts
+// given in the one way it wants to see them when it makes the container, in the other it does not.
+func bindLater(h *container.HostConfig) error {
+	var there []mount.Mount
+	for _, m := range h.Mounts {
+		if _, err := os.Lstat(m.Source); m.Type != mount.TypeBind || !errors.Is(err, fs.ErrNotExist) {
+			there = append(there, m)
+			continue
+		}
+		if strings.Contains(m.Source+m.Target, ":") {
+			return fmt.Errorf("bind %s at %s: %w: a path with a colon", m.Source, m.Target, engine.ErrUnsupported)
+		}
+		options := string(m.BindOptions.Propagation)
+		if m.ReadOnly {
+			options += ",ro"
+		}
+		h.Binds = append(h.Binds, m.Source+":"+m.Target+":"+options)
+	}
+	h.Mounts = there
+	return nil
 }
 
 // volumePath is where the local volume driver keeps a named volume.

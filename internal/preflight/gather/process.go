@@ -245,7 +245,7 @@ func (r *reader) descriptors(p *preflight.Process) error {
 		return err
 	}
 	p.FDs = make([]preflight.Descriptor, 0, len(r.names))
-	before := inherited{last: r.last}
+	before := inherited{last: r.last, patience: 3}
 	for _, name := range r.names {
 		n, err := strconv.Atoi(name)
 		if err != nil {
@@ -308,12 +308,15 @@ type inherited struct {
 	last   *preflight.Process
 	at     int // where in its descriptors
 	misses int // since the last hit
+
+	// patience is how many misses there may be: the standard streams may be others, and what a process opened itself comes after what it
+	// inherited.
+	patience int
 }
 
 // same is what is known of the descriptor with a number already, nil if nothing is. The numbers must be ascending.
 func (i *inherited) same(pid, fd int) *preflight.Descriptor {
-	const enough = 4 // the standard streams may be others, and what a process opened itself comes after what it inherited
-	if i.last == nil || i.misses == enough {
+	if i.last == nil || i.misses > i.patience {
 		return nil
 	}
 	known := i.last.FDs
@@ -324,7 +327,7 @@ func (i *inherited) same(pid, fd int) *preflight.Descriptor {
 		i.misses++
 		return nil
 	}
-	i.misses = 0
+	i.misses, i.patience = 0, 1
 	return &known[i.at]
 }
 
