@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -118,11 +119,14 @@ func runContainer(t *testing.T, h *testbed.Host, spec testbed.ContainerSpec) *su
 // knowing which ones moved elsewhere, and neighbours remember them for a while.
 var lastAddress atomic.Int32
 
-func newAddress() string {
+func newAddress() string { return newAddressAt(hostA) }
+
+// newAddressAt is one in the network of a host's testbed.
+func newAddressAt(h *testbed.Host) string {
 	const perHost, first = 240, 10 // what a host's range holds, see testbed.containerRange
 	n := int(lastAddress.Add(1)) - 1
-	prefix := strings.TrimSuffix(hostA.Addr().String(), "0.11")
-	return fmt.Sprintf("%s%d.%d", prefix, 1+n/perHost, first+n%perHost)
+	network := h.Addr().As4()
+	return netip.AddrFrom4([4]byte{network[0], network[1], byte(1 + n/perHost), byte(first + n%perHost)}).String()
 }
 
 // purge removes a container and all that belongs to it from all hosts. Tests assert before that what ought to be gone is.

@@ -244,7 +244,7 @@ func TestCgroupVersions(t *testing.T) {
 // servedAt starts a server in a container of any testbed, with a client at another host.
 func servedAt(t *testing.T, h, at *testbed.Host, spec testbed.ContainerSpec) *subject {
 	t.Helper()
-	spec.Image, spec.Network, spec.IP = "testbed/tools:latest", testbed.NetworkCNI, newAddress()
+	spec.Image, spec.Network, spec.IP = "testbed/tools:latest", testbed.NetworkCNI, newAddressAt(h)
 	c, err := h.RunContainer(t.Context(), spec)
 	if err != nil {
 		t.Fatal(err)

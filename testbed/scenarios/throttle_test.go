@@ -123,8 +123,9 @@ func TestThrottleTakenBack(t *testing.T) {
 			s := stormy(t, r, id, c.flags...)
 			limit := limitOrSkip(t, r.a, id)
 			to := startAgent(t, r.b)
-			m := send(t, r.a, id, to, throttled...)
-			eventually(t, later, "the container is slowed down", func() bool { return cpuLimit(t, r.a, id) != limit || m.ended() })
+			// slower, so that it does not come to an end before this is noticed
+			m := send(t, r.a, id, to, append(slices.Clone(throttled), "--bandwidth", "40mbit")...)
+			eventually(t, later, "the container is slowed down", func() bool { l := cpuLimit(t, r.a, id); return l != limit && l != "" || m.ended() })
 			if m.ended() {
 				t.Fatalf("it was never slowed down:\n%s", clip(m.stderr.String()))
 			}
