@@ -67,10 +67,9 @@ func TestWaitGivenUp(t *testing.T) {
 	r := chosen(t)
 	for name, end := range map[string]func(t *testing.T, m *migration){
 		"interrupted": func(t *testing.T, m *migration) {
-			for !m.ended() { // the first is answered with a warning
-				_ = syscall.Kill(m.pid, syscall.SIGINT) // it may be ending
-				time.Sleep(time.Second)
-			}
+			m.signal(t, syscall.SIGINT) // is answered with a warning
+			time.Sleep(time.Second)
+			m.signal(t, syscall.SIGINT) // one more would end it whatever it is doing
 			m.failed(t, 12, "frozen", "migrate thaw")
 		},
 		"killed": func(t *testing.T, m *migration) {
