@@ -148,8 +148,8 @@ func (s engineSpec) check() error {
 	return usage(fmt.Sprintf("--engine %q is unknown", s.Kind), "choose auto, containerd or docker")
 }
 
-// find connects to the engine that has the container, and returns how it was reached. Without a container it is the first engine
-// that there is.
+// find connects to the engine that has the container, or to the only one that there is, and returns how it was reached. Without a container
+// it is the first engine that there is.
 func (s engineSpec) find(ctx context.Context, log *slog.Logger, container string) (engine.Engine, engineSpec, error) {
 	if err := s.check(); err != nil {
 		return nil, s, err

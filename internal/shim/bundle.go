@@ -90,14 +90,14 @@ func (b *bundle) readConfig(annotations map[string]string) ([]byte, error) {
 
 // workDir is the work directory that a configuration of CRIU sets, or "".
 func workDir(config []byte) (dir string) {
-	if dirs := option(&config, "work-dir"); len(dirs) > 0 {
+	if dirs := takeOption(&config, "work-dir"); len(dirs) > 0 {
 		dir = dirs[len(dirs)-1]
 	}
 	return dir
 }
 
-// option takes all lines with an option out of a configuration of CRIU, and returns its values.
-func option(config *[]byte, option string) (values []string) {
+// takeOption takes all lines with an option out of a configuration of CRIU, and returns its values.
+func takeOption(config *[]byte, option string) (values []string) {
 	var rest []byte
 	for line := range strings.Lines(string(*config)) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
@@ -123,7 +123,7 @@ func (b *bundle) write(spec *spec, config []byte) error {
 	if b.point == criu.ActionSetupNamespaces {
 		// others prepare the namespaces before anybody sees them, and nobody sees them if they fail: who connects a namespace that was not
 		// locked draws the container's peers to where nobody knows them
-		before = option(&config, "action-script")
+		before = takeOption(&config, "action-script")
 	}
 	var err error
 	if b.hook, err = criu.NewHookAfter(before, b.own(""), b.point); err != nil {

@@ -95,7 +95,7 @@ func (containerd) status(ctx context.Context, h *testbed.Host, id string) (int, 
 	return cmd.ProcessState.ExitCode(), nil
 }
 
-// exitWarning is how ctr says that a task has failed, beside ending like it.
+// exitWarning is how ctr says that a task has failed; not every version ends like it then.
 var exitWarning = regexp.MustCompile(`exit with non-zero exit code (\d+)`)
 
 func (containerd) counted() map[string]string {
